@@ -1,0 +1,25 @@
+"""Models over packed groups: loading, packing, shared-prefix attention, log-probabilities."""
+
+from gspo.models.attention import AttentionContext, use_project_attention
+from gspo.models.loading import end_token_ids, load_model, load_tokenizer
+from gspo.models.logits import OutputHead, token_log_probs
+from gspo.models.packing import PackedRow, micro_batches, pack
+from gspo.models.policy import Policy, output_head, verify_packed_forward
+from gspo.models.prefix_attention import PackedAttention
+
+__all__ = [
+    "AttentionContext",
+    "OutputHead",
+    "PackedAttention",
+    "PackedRow",
+    "Policy",
+    "end_token_ids",
+    "load_model",
+    "load_tokenizer",
+    "micro_batches",
+    "output_head",
+    "pack",
+    "token_log_probs",
+    "use_project_attention",
+    "verify_packed_forward",
+]

@@ -1,0 +1,137 @@
+"""Loads a causal language model and its tokenizer from a Hugging Face folder or hub name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+__all__ = ["end_token_ids", "load_model", "load_tokenizer"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def load_tokenizer(
+    path: str | None, *, chat_template: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name.
+
+    Args:
+        path: folder or hub name.
+        chat_template: a Jinja text, or a file with one, that replaces the tokenizer's own.
+        trust_remote_code: let the folder's own code run.
+
+    Raises:
+        ValueError: nothing can be loaded from there, or it has no end token.
+    """
+    path = _existing(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer in {path} has no end token, so no response could ever finish; set its eos_token"
+        )
+    if chat_template is not None:
+        file = Path(chat_template)
+        is_file = "\n" not in chat_template and "{" not in chat_template
+        if is_file and not file.is_file():
+            raise ValueError(
+                f"actor_rollout_ref.model.chat_template: {chat_template} is neither a file nor a Jinja text"
+            )
+        tokenizer.chat_template = file.read_text() if is_file else chat_template
+    return tokenizer
+
+
+def load_model(
+    path: str | None,
+    *,
+    dtype: str = "float32",
+    device: torch.device | str = "cpu",
+    override_config: Mapping[str, Any] | None = None,
+    gradient_checkpointing: bool = False,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model of a folder or hub name, ready to train: all dropout off, weights checked to be finite.
+
+    Args:
+        path: folder or hub name.
+        dtype: "float32", "bfloat16", "float16" or "float64".
+        device: where it goes.
+        override_config: entries of the model's config to replace.
+        gradient_checkpointing: recompute activations in the backward pass.
+        trust_remote_code: let the folder's own code run.
+
+    Raises:
+        ValueError: nothing can be loaded, an unknown dtype or config entry, or weights that are NaN or infinite.
+    """
+    path = _existing(path)
+    if dtype not in _DTYPES:
+        raise ValueError(f"actor_rollout_ref.model.dtype is {dtype!r}; it can be {', '.join(_DTYPES)}")
+    transformers_logging.disable_progress_bar()  # loading is quick; its bars would cut through the run's own view
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        for name, value in (override_config or {}).items():
+            if not hasattr(config, name):
+                raise ValueError(
+                    f"actor_rollout_ref.model.override_config.{name}: {type(config).__name__} has no such entry"
+                )
+            setattr(config, name, value)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=_DTYPES[dtype], trust_remote_code=trust_remote_code
+        )
+    except (OSError, KeyError) as error:
+        raise ValueError(f"no model could be loaded from {path}: {_first_line(error)}") from error
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ValueError(f"the model in {path} has NaN or infinite values in {name}; training cannot start from it")
+    _no_dropout(model)
+    model.eval()
+    if gradient_checkpointing:
+        # renamed within transformers 5
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        model.train()  # transformers checkpoints in training mode only; no dropout is left for that mode to switch on
+    return model.to(device)
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a response: the tokenizer's, and those that the model's generation config names."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    named = configured if isinstance(configured, list) else [] if configured is None else [configured]
+    return tuple(sorted({tokenizer.eos_token_id, *named}))
+
+
+def _no_dropout(model: PreTrainedModel) -> None:
+    """Log-probabilities of one policy must be one number, so no layer may drop at random."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _existing(path: str | None) -> str:
+    if not path:
+        raise ValueError(
+            "actor_rollout_ref.model.path is not set; give a folder with a Hugging Face model or a hub name"
+        )
+    folder = Path(path).expanduser()
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{path} holds no config.json, so it is not a Hugging Face model folder")
+        return str(folder)
+    if looks_local:
+        raise ValueError(f"actor_rollout_ref.model.path: there is no folder {path}")
+    return path
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,129 @@
+"""Log-probabilities and entropies of given tokens from hidden states, without a [tokens, vocabulary] tensor.
+
+Logits are formed for a chunk of tokens at a time, forward and again backward; what is kept between is one log-sum-exp
+and one entropy per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["OutputHead", "token_log_probs"]
+
+# One chunk of logits: small enough to stay in a last-level cache while several passes go over it, large enough that the
+# matrix product runs at full speed.
+_CHUNK_BYTES = 16 * 2**20
+_MIN_CHUNK_ROWS = 16
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The linear map from hidden states to logits, with what a model does to them afterwards.
+
+    Attributes:
+        weight: (vocabulary, hidden size)
+        bias: (vocabulary,) or None
+        softcap: logits become softcap * tanh(logit / softcap) (Gemma 2); None leaves them.
+        multiplier: factor on the logits, before the soft cap (Cohere's `logit_scale`, one over Granite's
+            `logits_scaling`).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+    multiplier: float = 1.0
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 (or wider) logits. (tokens, hidden size) -> (tokens, vocabulary)"""
+        logits = functional.linear(hidden, self.weight, self.bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.multiplier != 1.0:
+            logits = logits * self.multiplier
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def token_log_probs(
+    head: OutputHead, hidden: Tensor, targets: Tensor, temperature: float = 1.0, with_entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and the entropy of its distribution, both at `temperature`.
+
+    Args:
+        head: the output head.
+        hidden: states that predict the targets. (tokens, hidden size)
+        targets: token ids. (tokens,)
+        temperature: the logits are divided by it.
+        with_entropy: compute entropies (and let gradients through them); otherwise they are zero.
+
+    Returns:
+        log-probabilities and entropies in nats. (tokens,), (tokens,)
+    """
+    log_probs, entropy = _TokenLogProbs.apply(hidden, head.weight, head.bias, targets, head, temperature, with_entropy)
+    return log_probs, entropy
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: OutputHead,
+        temperature: float,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        count = len(hidden)
+        log_probs, lse, entropy = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(3))
+        for rows in _chunks(count, weight.shape[0]):
+            logits = head.logits(hidden[rows]).div_(temperature)
+            lse[rows] = logits.logsumexp(-1)
+            log_probs[rows] = logits.gather(1, targets[rows, None])[:, 0] - lse[rows]
+            if with_entropy:
+                probs = (logits - lse[rows, None]).exp_()
+                entropy[rows] = lse[rows] - probs.mul_(logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
+        ctx.head, ctx.temperature, ctx.with_entropy = head, temperature, with_entropy
+        return log_probs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_log_probs, grad_entropy = grads
+        hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
+        head: OutputHead = ctx.head
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+        for rows in _chunks(len(hidden), weight.shape[0]):
+            logits = head.logits(hidden[rows])
+            log_p = logits / ctx.temperature - lse[rows, None]
+            probs = log_p.exp()
+            # d log p_y / dz = 1[y] - p ; dH / dz = -p (log p + H)
+            grad = probs * -grad_log_probs[rows, None]
+            grad.scatter_add_(1, targets[rows, None], grad_log_probs[rows, None])
+            if ctx.with_entropy:
+                grad -= grad_entropy[rows, None] * probs * (log_p + entropy[rows, None])
+            grad /= ctx.temperature
+            if head.softcap is not None:
+                grad *= 1 - (logits / head.softcap).square()
+            if head.multiplier != 1.0:
+                grad *= head.multiplier
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad @ weight
+            if grad_weight is not None:
+                grad_weight.addmm_(grad.t(), hidden[rows])
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _chunks(count: int, vocabulary: int) -> list[slice]:
+    size = max(_MIN_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary))
+    return [slice(start, start + size) for start in range(0, count, size)]

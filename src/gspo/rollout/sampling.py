@@ -1,0 +1,73 @@
+"""Draws tokens from logits with random numbers that belong to a response, not to the batch it is sampled in."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gspo.rollout.engine import SamplingParams
+
+__all__ = ["response_key", "sample_tokens", "uniforms"]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+# 48 bits of each draw: products with a total below 1 stay below it in float64, so the last token is never overrun.
+_DROPPED_BITS = np.uint64(16)
+
+
+def response_key(seed: int, step: int, uid: str, index: int) -> int:
+    """The 64-bit key of one response's random draws."""
+    text = f"{seed}\0{step}\0{uid}\0{index}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def uniforms(keys: np.ndarray, position: int) -> np.ndarray:
+    """One draw from (0, 1) for each key at a position, by the SplitMix64 generator (Steele et al. 2014). (keys,)"""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        state = keys + np.uint64(position + 1) * _GOLDEN
+        for shift, factor in _MIX:
+            state = (state ^ (state >> shift)) * factor
+        state ^= state >> np.uint64(31)
+    return ((state >> _DROPPED_BITS).astype(np.float64) + 0.5) / 2.0**48
+
+
+def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Draws one token a row by inverting the distribution function.
+
+    Args:
+        logits: float32 or wider; overwritten. (rows, vocabulary)
+        draws: uniform numbers. (rows,)
+        sampling: temperature and truncation.
+
+    Returns:
+        token ids, and their log-probabilities at the temperature before truncation (at temperature 1 where it is 0).
+        (rows,), (rows,)
+    """
+    if sampling.temperature > 0:
+        logits.div_(sampling.temperature)
+    lse = logits.logsumexp(-1)
+    if sampling.temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        weights = _truncate((logits - lse[:, None]).exp_(), sampling)
+        cumulative = weights.cumsum(-1, dtype=torch.float64)
+        tokens = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0]
+    return tokens, logits.gather(1, tokens[:, None])[:, 0] - lse
+
+
+def _truncate(probs: Tensor, sampling: SamplingParams) -> Tensor:
+    """Zeroes what top-k, top-p and min-p leave out, in that order, each on what the one before kept."""
+    if 0 < sampling.top_k < probs.shape[-1]:
+        smallest = probs.topk(sampling.top_k, -1).values[:, -1:]
+        probs = torch.where(probs >= smallest, probs, 0.0)
+    if sampling.top_p < 1:
+        ordered = probs.sort(-1, descending=True)
+        before = ordered.values.cumsum(-1) - ordered.values
+        kept = torch.where(before < sampling.top_p * probs.sum(-1, keepdim=True), ordered.values, 0.0)
+        probs = torch.zeros_like(probs).scatter_(-1, ordered.indices, kept)
+    if sampling.min_p > 0:
+        probs = torch.where(probs >= sampling.min_p * probs.amax(-1, keepdim=True), probs, 0.0)
+    return probs
