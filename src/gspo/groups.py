@@ -52,13 +52,15 @@ class Outcome:
 
     Attributes:
         value: the reward, where there is one; None where the scorer abstained or failed.
-        extras: further figures of the scorer, logged under their names.
+        extras: further figures of the scorer, logged under their names; `acc` is whether the answer is correct (0 or 1).
+        answer: what the scorer read as the response's answer, its vote in a majority; None where there is none.
         abstained: why the scorer could not judge this response ("ground truth does not parse").
         error: what went wrong in the scorer ("timed out after 5 s").
     """
 
     value: float | None = None
     extras: dict[str, float] = field(default_factory=dict)
+    answer: str | None = None
     abstained: str | None = None
     error: str | None = None
 
@@ -132,7 +134,8 @@ class GroupBatch:
         """Lays the responses of scored groups out as padded tensors.
 
         Creates `response_mask` (the tokens the policy wrote, as float), `rollout_log_probs` and
-        `token_level_scores` (each response's reward at its last written token).
+        `token_level_scores` (each response's reward at its last written token; at the first place where none is
+        written, so that it still counts in its group's baseline).
 
         Raises:
             ValueError: there is no response at all, or a response has no reward.
@@ -147,13 +150,12 @@ class GroupBatch:
                 raise ValueError("a batch holds scored responses only; take out those without a reward first")
             length = len(response)
             if length == 0:
+                scores[row, 0] = response.reward
                 continue
             written = torch.ones(length) if response.loss_mask is None else torch.tensor(response.loss_mask).float()
             mask[row, :length] = written
             log_probs[row, :length] = torch.tensor(response.log_probs)
-            positions = written.nonzero()
-            if len(positions):
-                scores[row, positions[-1]] = response.reward
+            scores[row, int(written.nonzero().max()) if written.any() else 0] = response.reward
         index = np.repeat(np.arange(len(groups)), [len(group.responses) for group in groups])
         tensors = {"response_mask": mask, "rollout_log_probs": log_probs * mask, "token_level_scores": scores}
         return cls(list(groups), {name: tensor.to(device) for name, tensor in tensors.items()}, index)

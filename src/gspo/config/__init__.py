@@ -1,0 +1,8 @@
+"""The configuration: verl's key tree as dataclasses, composed from presets, YAML files and overrides."""
+
+from gspo.config.checks import notices, require_keys, require_supported
+from gspo.config.compose import load_config
+from gspo.config.printing import render
+from gspo.config.schema import Config, ConfigError
+
+__all__ = ["Config", "ConfigError", "load_config", "notices", "render", "require_keys", "require_supported"]

@@ -108,7 +108,7 @@ def verify_packed_forward(policy: Policy) -> float:
     if not difference <= tolerance:
         raise ValueError(
             f"{type(model).__name__}: log-probabilities from packed groups differ from the model's own forward by "
-            f"{difference:.2g} nats (rounding would explain {tolerance:.0e}); the model does something in its attention "
-            "or its output head that packing does not know, or its weights are not finite"
+            f"{difference:.2g} nats (rounding would explain {tolerance:.0e}); the model does something in its "
+            "attention or its output head that packing does not know, or its weights are not finite"
         )
     return difference

@@ -1,0 +1,22 @@
+"""What a run shows of itself: metrics, loggers, the terminal view, samples and the report."""
+
+from gspo.observe.console import ConsoleLogger
+from gspo.observe.loggers import JsonlLogger, Logger, TensorboardLogger, Tracker, WandbLogger, make_tracker
+from gspo.observe.metrics import PhaseClock, batch_metrics, throughput_metrics
+from gspo.observe.report import build_report
+from gspo.observe.samples import SampleWriter
+
+__all__ = [
+    "ConsoleLogger",
+    "JsonlLogger",
+    "Logger",
+    "PhaseClock",
+    "SampleWriter",
+    "TensorboardLogger",
+    "Tracker",
+    "WandbLogger",
+    "batch_metrics",
+    "build_report",
+    "make_tracker",
+    "throughput_metrics",
+]

@@ -1,0 +1,47 @@
+# Each target does its own set-up in .venv, with the exact versions of constraints.txt.
+# Override on the command line: make test PYTHON=python3.12 WORKERS=8; make quickstart SEED=3
+
+PYTHON ?= python3
+WORKERS ?= 2
+SEED ?= 1
+
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off
+
+.PHONY: help quickstart test lint docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart  train a small model in about two minutes (SEED=1)"
+	@echo "make test        lint, types and tests (WORKERS=2 processes)"
+	@echo "make lint        ruff and mypy only"
+	@echo "make docs        write docs/config.md from the config schema"
+	@echo "make clean       remove .venv, caches and build folders; runs/ stays"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("gspo needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	@echo "setting up .venv (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) torch -c constraints.txt
+	@$(PIP) -e '.[dev]' -c constraints.txt
+	@touch $@
+
+quickstart: $(READY)
+	@$(BIN)/gspo quickstart --seed $(SEED)
+
+lint: $(READY)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+# Two cores are used better by two processes of one thread each than by one process of two threads.
+test: lint
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS)
+
+docs: $(READY)
+	@$(BIN)/python -m gspo.config.docs docs/config.md
+
+clean:
+	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,172 @@
+"""Advantages of whole responses, measured against the other responses to the same prompt.
+
+One scalar a response, R_i = the sum of its token-level rewards, becomes one advantage, laid over its written tokens:
+every function returns (advantages, returns), the same tensor twice, (sequences, tokens), 0 under the mask. Signatures
+and values are verl's; a reward counts wherever it stands in its row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gspo.algorithms.aggregation import masked_whiten, zero_masked
+from gspo.algorithms.grouping import group_stats
+from gspo.algorithms.registry import AdvantageEstimator, register_adv_est
+from gspo.algorithms.settings import read_setting
+
+__all__ = [
+    "compute_grpo_outcome_advantage",
+    "compute_grpo_passk_outcome_advantage",
+    "compute_grpo_vectorized_outcome_advantage",
+    "compute_opo_outcome_advantage",
+    "compute_reinforce_plus_plus_baseline_outcome_advantage",
+    "compute_rloo_outcome_advantage",
+    "compute_rloo_vectorized_outcome_advantage",
+]
+
+
+def _over_tokens(advantage: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+    advantages = zero_masked(advantage.unsqueeze(-1).expand(response_mask.shape), response_mask)
+    return advantages, advantages
+
+
+@register_adv_est(AdvantageEstimator.GRPO)
+@register_adv_est(AdvantageEstimator.GRPO_VECTORIZED)
+@torch.no_grad()
+def compute_grpo_outcome_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    epsilon: float = 1e-6,
+    norm_adv_by_std_in_grpo: bool = True,
+    config: Any = None,  # noqa: ARG001 (verl's signature)
+) -> tuple[Tensor, Tensor]:
+    """GRPO: A_i = (R_i - mean(R)) / (std(R) + epsilon) (arXiv 2402.03300, section 4.1.2; std unbiased).
+
+    A group of one keeps mean 0 and std 1: its advantage is its reward. A group of equal rewards has advantage 0.
+
+    Args:
+        token_level_rewards: (sequences, tokens).
+        response_mask: the same shape.
+        index: label of each row's group: integers, strings or any hashable. (sequences,)
+        epsilon: added to the standard deviation.
+        norm_adv_by_std_in_grpo: whether to divide by it; Dr. GRPO (arXiv 2503.20783) does not.
+        config: not read.
+    """
+    scores = token_level_rewards.sum(dim=-1)
+    group = group_stats(scores, index)
+    alone = group.count == 1
+    centred = torch.where(alone, scores, group.deviation)
+    if norm_adv_by_std_in_grpo:
+        centred = centred / (torch.where(alone, 1.0, group.std) + epsilon)
+    return _over_tokens(centred, response_mask)
+
+
+compute_grpo_vectorized_outcome_advantage = compute_grpo_outcome_advantage
+
+
+@register_adv_est(AdvantageEstimator.GRPO_PASSK)
+@torch.no_grad()
+def compute_grpo_passk_outcome_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    epsilon: float = 1e-6,
+    norm_adv_by_std_in_grpo: bool = True,
+    config: Any = None,
+    **kwargs: Any,  # noqa: ARG001 (verl's signature)
+) -> tuple[Tensor, Tensor]:
+    """Pass@k: only the best response of a group has an advantage, best minus second best (arXiv 2503.19595).
+
+    Divided by (std + epsilon) unless `norm_adv_by_std_in_grpo`, here or in `config`, is false. Of several best, none
+    has an advantage.
+
+    Raises:
+        ValueError: a group has one response only.
+    """
+    scores = token_level_rewards.sum(dim=-1)
+    group = group_stats(scores, index)
+    if bool((group.count < 2).any()):
+        row = int((group.count < 2).nonzero()[0])
+        raise ValueError(
+            f"Pass@k requires at least 2 samples per group. Got 1 for group {index[row]}; set rollout.n to 2 or more"
+        )
+    # Rows sorted by group, and by falling score within it: the best row comes first, the second best after it.
+    by_score = scores.argsort(descending=True, stable=True)
+    order = by_score[group.numbers[by_score].argsort(stable=True)]
+    starts = torch.searchsorted(group.numbers[order], torch.arange(group.num_groups, device=scores.device))
+    best, second = order[starts], order[starts + 1]
+    gain = scores[best] - scores[second]
+    if norm_adv_by_std_in_grpo and bool(read_setting(config, "norm_adv_by_std_in_grpo", True)):
+        gain = gain / (group.std[best] + epsilon)
+    return _over_tokens(torch.zeros_like(scores).index_copy(0, best, gain), response_mask)
+
+
+@register_adv_est(AdvantageEstimator.RLOO)
+@register_adv_est(AdvantageEstimator.RLOO_VECTORIZED)
+@torch.no_grad()
+def compute_rloo_outcome_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    epsilon: float = 1e-6,  # noqa: ARG001 (verl's signature)
+    config: Any = None,  # noqa: ARG001
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """RLOO: A_i = R_i - mean of the other responses' rewards (arXiv 2402.14740). A group of one keeps R_i."""
+    scores = token_level_rewards.sum(dim=-1)
+    group = group_stats(scores, index)
+    others = group.deviation * group.count / (group.count - 1).clamp(min=1)
+    return _over_tokens(torch.where(group.count == 1, scores, others), response_mask)
+
+
+compute_rloo_vectorized_outcome_advantage = compute_rloo_outcome_advantage
+
+
+@register_adv_est(AdvantageEstimator.OPO)
+@torch.no_grad()
+def compute_opo_outcome_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    epsilon: float = 1e-6,  # noqa: ARG001 (verl's signature)
+    config: Any = None,  # noqa: ARG001
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """OPO: A_i = R_i - (sum_j |y_j| R_j) / (sum_j |y_j|), the length-weighted mean (arXiv 2505.23585).
+
+    A group of one keeps R_i.
+    """
+    scores = token_level_rewards.sum(dim=-1)
+    group = group_stats(scores, index)
+    length = response_mask.bool().sum(dim=-1).to(scores.dtype)
+    zeros = scores.new_zeros(group.num_groups)
+    weighted = zeros.index_add(0, group.numbers, length * group.deviation)
+    total = zeros.index_add(0, group.numbers, length).clamp(min=1)
+    centred = group.deviation - (weighted / total)[group.numbers]
+    return _over_tokens(torch.where(group.count == 1, scores, centred), response_mask)
+
+
+@register_adv_est(AdvantageEstimator.REINFORCE_PLUS_PLUS_BASELINE)
+@torch.no_grad()
+def compute_reinforce_plus_plus_baseline_outcome_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    epsilon: float = 1e-6,  # noqa: ARG001 (verl's signature)
+    config: Any = None,  # noqa: ARG001
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """REINFORCE++-baseline: R_i - mean(R), then whitened over all tokens of the batch (arXiv 2501.03262).
+
+    A group of one has mean 0.
+    """
+    scores = token_level_rewards.sum(dim=-1)
+    group = group_stats(scores, index)
+    tokens, _ = _over_tokens(torch.where(group.count == 1, scores, group.deviation), response_mask)
+    advantages = masked_whiten(tokens, response_mask)
+    return advantages, advantages

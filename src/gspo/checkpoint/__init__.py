@@ -1,0 +1,22 @@
+"""Checkpoints: atomic, bit-exact, safetensors and JSON only (never pickle), with a Hugging Face export."""
+
+from gspo.checkpoint.export import export_hf
+from gspo.checkpoint.files import CheckpointError
+from gspo.checkpoint.loading import Checkpoint, Latest, find_latest, load_checkpoint
+from gspo.checkpoint.optimizer import load_optimizer, optimizer_to_tensors
+from gspo.checkpoint.rng import rng_state, set_rng_state
+from gspo.checkpoint.saving import save_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Latest",
+    "export_hf",
+    "find_latest",
+    "load_checkpoint",
+    "load_optimizer",
+    "optimizer_to_tensors",
+    "rng_state",
+    "save_checkpoint",
+    "set_rng_state",
+]

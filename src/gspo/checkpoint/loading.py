@@ -1,0 +1,149 @@
+"""Finds and reads the checkpoints of a run.
+
+RUN/checkpoints/latest_checkpointed_iteration.txt    the step of the last complete checkpoint
+RUN/checkpoints/global_step_N/state.json             format version, step, tensor files, the caller's JSON state
+RUN/checkpoints/global_step_N/NAME.safetensors       one file for each group of tensors
+RUN/checkpoints/global_step_N/huggingface/           the export, where one was asked for
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from gspo.checkpoint.files import CheckpointError, check_tensors, read_tensors
+
+__all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint"]
+
+FORMAT_VERSION = 1
+ROOT = "checkpoints"
+POINTER = "latest_checkpointed_iteration.txt"
+STATE = "state.json"
+# A checkpoint that is being replaced by another of the same step stands aside under this ending between two renames.
+REPLACED = ".replaced"
+
+_FOLDER_NAME = re.compile(r"global_step_(\d+)(\.replaced)?")
+
+
+class _TensorFiles(Mapping[str, dict[str, Tensor]]):
+    """The tensors of a checkpoint by entry name; a file is read each time its entry is asked for."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._path = path
+        self._names = names
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        if name not in self._names:
+            raise KeyError(f"{self._path} has no tensors {name!r}; it has {', '.join(self._names) or 'none'}")
+        return read_tensors(self._path / f"{name}.safetensors")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk.
+
+    Attributes:
+        path: its folder.
+        step: the training step after which it was written.
+        state: the JSON state, equal to what was saved.
+        tensors: entry name to its tensors on the CPU; each access reads the file.
+    """
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+    tensors: Mapping[str, dict[str, Tensor]]
+
+
+class Latest(NamedTuple):
+    """What `find_latest` found: the folder to resume from, and a line for each checkpoint that it passed over."""
+
+    path: Path | None
+    warnings: list[str]
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Opens a checkpoint folder (`.../global_step_N`); its tensors are read when they are asked for.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, of another format version, truncated or damaged.
+    """
+    path = Path(path)
+    state_file = path / STATE
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist; give the folder of a checkpoint, RUN/{ROOT}/global_step_N")
+    if not state_file.is_file():
+        raise CheckpointError(
+            f"{state_file} is missing: {path.name} is not a complete checkpoint; give another RUN/{ROOT}/global_step_N"
+        )
+    try:
+        content = json.loads(state_file.read_text(encoding="utf-8"))
+    except ValueError as error:  # undecodable bytes as well as malformed JSON
+        raise CheckpointError(
+            f"{state_file} is not JSON ({error}): it is damaged; resume from another global_step folder"
+        ) from error
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{state_file} has format version {version!r} and this release reads {FORMAT_VERSION}; "
+            "resume with the release of gspo that wrote it, or start from its huggingface folder as the model"
+        )
+    for name in content["tensors"]:
+        file = path / f"{name}.safetensors"
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; put it back, or resume from another global_step folder")
+        check_tensors(file)
+    return Checkpoint(path, content["step"], content["state"], _TensorFiles(path, content["tensors"]))
+
+
+def checkpoint_folders(root: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of everything named like a checkpoint, newest step first; one set aside after its replacement."""
+    if not root.is_dir():
+        return []
+    matches = ((_FOLDER_NAME.fullmatch(folder.name), folder) for folder in root.iterdir() if folder.is_dir())
+    found = [(int(match[1]), match[2] is not None, folder) for match, folder in matches if match]
+    return [(step, folder) for step, _, folder in sorted(found, key=lambda item: (-item[0], item[1]))]
+
+
+def find_latest(run_dir: Path | str) -> Latest:
+    """The checkpoint from which a run goes on: the one the pointer names, else the newest complete one before it.
+
+    Checkpoints after the pointer belong to a continuation that was abandoned (or whose pointer was never written), so
+    they come last. Incomplete or damaged ones are passed over, each with a line in `warnings`.
+    """
+    root = Path(run_dir) / ROOT
+    folders = checkpoint_folders(root)
+    pointer = root / POINTER
+    warnings = []
+    if pointer.is_file():
+        text = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        if text.isdecimal():
+            current = int(text)
+            folders.sort(key=lambda item: item[0] > current)
+            if all(step != current for step, _ in folders):
+                warnings.append(f"{pointer} names step {current}, and there is no folder global_step_{current}")
+        else:
+            warnings.append(f"{pointer} holds {text!r} instead of a step; the newest complete checkpoint is used")
+    for _, folder in folders:
+        try:
+            load_checkpoint(folder)
+        except CheckpointError as error:
+            warnings.append(f"passed over {folder.name}: {error}")
+        else:
+            return Latest(folder, warnings)
+    return Latest(None, warnings)

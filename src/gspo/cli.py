@@ -1,0 +1,140 @@
+"""The command `gspo`. Its parts are imported when they are called, so that `gspo --help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gspo import __version__
+
+__all__ = ["main"]
+
+_OVERRIDES = "key=value overrides, as in actor_rollout_ref.actor.policy_loss=gspo (`gspo config` prints every key)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except KeyboardInterrupt:
+        print("gspo: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"gspo: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gspo", description="Sequence-level reinforcement learning for language models."
+    )
+    parser.add_argument("--version", action="version", version=f"gspo {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _config_command(commands, "train", "train with reinforcement learning on verifiable rewards", _train)
+    _config_command(commands, "sft", "supervised fine-tuning on an answer column", _sft)
+    _config_command(commands, "config", "print the resolved configuration, every key explained", _config)
+    evaluate = commands.add_parser("eval", help="accuracy of models or checkpoints on data sets")
+    evaluate.add_argument("models", nargs="+", metavar="MODEL", help="Hugging Face folder or hub name")
+    evaluate.add_argument("--data", nargs="+", required=True, metavar="FILE", help="parquet, json or jsonl files")
+    evaluate.add_argument("--n", type=int, default=1, help="responses per prompt (default 1)")
+    evaluate.add_argument(
+        "--temperature", type=float, default=None, help="default 0, greedy, for one response and 1 for several"
+    )
+    evaluate.add_argument("--top-p", type=float, default=1.0)
+    evaluate.add_argument("--max-samples", type=int, default=-1, help="only the first rows (default all)")
+    evaluate.add_argument("--out", default="runs/eval", metavar="DIR", help="results.json and responses.jsonl go there")
+    evaluate.add_argument("overrides", nargs="*", default=[], help=argparse.SUPPRESS)
+    evaluate.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=_OVERRIDES)
+    evaluate.set_defaults(run=_eval)
+    report = commands.add_parser("report", help="write report.html of a run folder")
+    report.add_argument("folder", type=Path)
+    report.set_defaults(run=_report)
+    quickstart = commands.add_parser("quickstart", help="from nothing to a trained model in about two minutes on a CPU")
+    quickstart.add_argument("--seed", type=int, default=1)
+    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"))
+    quickstart.set_defaults(run=_quickstart)
+    _register_data(commands)
+    return parser
+
+
+def _config_command(commands: Any, name: str, line: str, run: Callable[[argparse.Namespace], int | None]) -> None:
+    parser = commands.add_parser(name, help=line)
+    parser.add_argument("--config-path", metavar="DIR", help="folder of the YAML file")
+    parser.add_argument("--config-name", metavar="NAME", help="file in it, or a preset: without .yaml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
+    parser.set_defaults(run=run)
+
+
+def _register_data(commands: Any) -> None:
+    from gspo.data.command import register
+
+    register(commands)
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from gspo.config import load_config
+
+    return load_config(args.config_path, args.config_name, args.overrides)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from gspo.trainer.loop import train
+
+    config = _load(args)
+    run = train(config)
+    if not config.trainer.val_only:
+        _print_paths(run.folder)
+    return 0
+
+
+def _sft(args: argparse.Namespace) -> int:
+    from gspo.trainer.sft import sft
+
+    _print_paths(sft(_load(args)))
+    return 0
+
+
+def _print_paths(folder: Path) -> None:
+    for name, what in (("report.html", "report"), ("huggingface", "model"), ("metrics.jsonl", "metrics")):
+        if (folder / name).exists():
+            print(f"{what:>8}: {folder / name}")
+
+
+def _config(args: argparse.Namespace) -> int:
+    from gspo.config import notices, render
+
+    config = _load(args)
+    print(render(config), end="")
+    for line in notices(config):
+        print(f"gspo: note: {line}", file=sys.stderr)
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from gspo.evaluation_command import evaluate_models
+
+    return evaluate_models(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from gspo.observe import build_report
+
+    print(build_report(args.folder))
+    return 0
+
+
+def _quickstart(args: argparse.Namespace) -> int:
+    from gspo.quickstart import quickstart
+
+    return quickstart(args.out, args.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

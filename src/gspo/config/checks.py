@@ -1,0 +1,166 @@
+"""What a run says about its configuration before it starts: keys that are missing, unsupported, or unlikely to work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+
+from gspo.config.convert import ConfigError, show
+from gspo.config.resolve import CLIP_RANGES, SEQUENCE_LOSSES, UNCLIPPED
+from gspo.config.schema import Config
+from gspo.config.spelling import reason_without_effect
+
+__all__ = ["notices", "require_keys", "require_supported"]
+
+# A sequence ratio is a geometric mean over hundreds of tokens and stays within about a hundredth of 1.
+_WIDE_FOR_SEQUENCES = 0.01
+# One token's ratio leaves this range at almost every token once the weights have moved at all.
+_NARROW_FOR_TOKENS = 0.01
+_SMALL_GROUP = 4
+
+_EXAMPLES = {
+    "actor_rollout_ref.model.path": "actor_rollout_ref.model.path=Qwen/Qwen3-0.6B",
+    "data.train_files": "data.train_files=train.parquet",
+    "data.val_files": "data.val_files=test.parquet",
+    "critic.model.path": "critic.model.path=Qwen/Qwen3-0.6B",
+}
+
+
+# Key, the value that asks for nothing, and what is missing.
+_NOT_YET = (
+    ("algorithm.filter_groups.enable", False, "groups are not resampled in this release"),
+    ("algorithm.rollout_correction.rollout_is", None, "rollouts are not weighted in this release"),
+    ("algorithm.rollout_correction.rollout_rs", None, "rollouts are not masked in this release"),
+    ("trainer.nnodes", 1, "this release trains in one process"),
+    ("trainer.n_gpus_per_node", 1, "this release trains in one process"),
+)
+
+
+def require_keys(config: Config, *keys: str) -> None:
+    """Holds that these keys, which have no default, are set.
+
+    Raises:
+        ConfigError: one is not; gives an example.
+    """
+    for key in keys:
+        if not reduce(getattr, key.split("."), config):
+            raise ConfigError(f"{key} is not set: set it, as in {_EXAMPLES.get(key, f'{key}=VALUE')}", key)
+
+
+def require_supported(config: Config) -> None:
+    """Holds that the configuration asks for nothing that is read but cannot be trained yet.
+
+    Raises:
+        ConfigError: it does; says what to set in its place.
+    """
+    if config.algorithm.adv_estimator == "gae":
+        raise ConfigError(
+            "algorithm.adv_estimator=gae trains a value critic, which is not available in this release: "
+            "set algorithm.adv_estimator=grpo and actor_rollout_ref.rollout.n=8",
+            "algorithm.adv_estimator",
+        )
+    if config.wants_discriminator:
+        raise ConfigError(
+            "critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a "
+            "discriminator (GAD), which is not available in this release: set critic.enable=false to train on "
+            "rewards alone",
+            "critic.enable",
+        )
+    for key, neutral, what in _NOT_YET:
+        if (value := reduce(getattr, key.split("."), config)) != neutral:
+            raise ConfigError(f"{key}={show(value)}: {what}: set it to {show(neutral)}", key)
+
+
+def notices(config: Config) -> list[str]:
+    """What is to be said once, at the start: settings that work against each other or do nothing, each with its fix."""
+    return [
+        *config.notes,
+        *_about_the_loss(config),
+        *_about_groups(config),
+        *_about_sampling(config),
+        *_without_effect(config),
+    ]
+
+
+def _about_the_loss(config: Config) -> Iterator[str]:
+    actor = config.actor_rollout_ref.actor
+    loss_mode, key = actor.policy_loss.loss_mode, "actor_rollout_ref.actor"
+    low, high, both = actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio
+    if loss_mode in SEQUENCE_LOSSES:
+        sides = {"low": low, "high": high}
+        wide = [f"{side}={value:g}" for side, value in sides.items() if value and value > _WIDE_FOR_SEQUENCES]
+        if wide:
+            paper = CLIP_RANGES[loss_mode]
+            yield (
+                f"clip range {', '.join(wide)} with policy_loss={loss_mode} practically never clips: a sequence's "
+                f"ratio stays close to 1. Leave {key}.clip_ratio* out for the paper's {paper[0]:g} / {paper[1]:g}"
+            )
+        if actor.loss_agg_mode == "token-mean":
+            yield (
+                f"{key}.loss_agg_mode=token-mean weighs a response by its length, which {loss_mode} is made to avoid: "
+                "leave it out for seq-mean-token-mean"
+            )
+    elif loss_mode == "vanilla" and low is not None and high is not None and max(low, high) < _NARROW_FOR_TOKENS:
+        yield (
+            f"clip range {low:g} / {high:g} with policy_loss=vanilla clips almost every token: it is made for sequence "
+            f"ratios. Set {key}.clip_ratio=0.2, or policy_loss=gspo"
+        )
+    if loss_mode in UNCLIPPED and (low, high, both) != (None, None, None):
+        yield f"{key}.clip_ratio* has no effect with policy_loss={loss_mode}, which does not clip: take it out"
+    elif low is not None and high is not None and both is not None and both not in (low, high):
+        yield (
+            f"{key}.clip_ratio={both:g} has no effect beside clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
+            "set those, or take them out"
+        )
+    if actor.ppo_mini_batch_size == config.data.train_batch_size and actor.ppo_epochs == 1:
+        yield (
+            f"one optimizer step per rollout ({key}.ppo_mini_batch_size = data.train_batch_size = "
+            f"{actor.ppo_mini_batch_size}, ppo_epochs=1): every ratio is 1 and no clip is active. Set "
+            f"{key}.ppo_mini_batch_size={max(1, config.data.train_batch_size // 4)} for the four steps of the paper"
+        )
+    if actor.use_dynamic_bsz and actor.ppo_micro_batch_size_per_gpu is not None:
+        yield (
+            f"{key}.ppo_micro_batch_size_per_gpu={actor.ppo_micro_batch_size_per_gpu} has no effect with "
+            "use_dynamic_bsz=true: take one of them out"
+        )
+
+
+def _about_groups(config: Config) -> Iterator[str]:
+    algorithm, n = config.algorithm, config.actor_rollout_ref.rollout.n
+    key = "actor_rollout_ref.rollout.n"
+    if algorithm.adv_estimator not in ("gae", "reinforce_plus_plus"):
+        if n == 1:
+            yield (
+                f"{key}=1 leaves {algorithm.adv_estimator} without a baseline: a response is compared with the others "
+                f"of its prompt. Set {key}=8"
+            )
+        elif n < _SMALL_GROUP:
+            yield f"{key}={n} makes a noisy baseline: set {key}=8 or 16"
+    if config.trainer.critic_warmup > 0 and config.critic.enable is False:
+        yield f"trainer.critic_warmup={config.trainer.critic_warmup} has no effect without a critic: take it out"
+    if algorithm.use_kl_in_reward and config.actor_rollout_ref.actor.use_kl_loss:
+        yield (
+            "algorithm.use_kl_in_reward and actor_rollout_ref.actor.use_kl_loss both hold the policy to the reference: "
+            "one of them is usual"
+        )
+
+
+def _about_sampling(config: Config) -> Iterator[str]:
+    rollout = config.actor_rollout_ref.rollout
+    cuts = {"top_p": rollout.top_p < 1, "top_k": rollout.top_k > 0, "min_p": rollout.min_p > 0}
+    if active := [f"{name}={getattr(rollout, name):g}" for name, cut in cuts.items() if cut]:
+        yield (
+            f"actor_rollout_ref.rollout.{', '.join(active)} samples from a part of the policy's distribution, while "
+            "losses take its whole: the update is slightly off-policy. Take it out unless samples degrade without it"
+        )
+    val, key = rollout.val_kwargs, "actor_rollout_ref.rollout.val_kwargs"
+    if not val.do_sample and val.temperature > 0:
+        yield f"{key}.temperature={val.temperature:g} has no effect without {key}.do_sample=true: set that to sample"
+    if not val.do_sample and val.n > 1:
+        yield f"{key}.n={val.n} greedy responses are all alike: set {key}.do_sample=true and {key}.temperature=1.0"
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    for key in sorted(config.user_set):
+        if reason := reason_without_effect(key):
+            yield f"key {key} has no effect here: {reason}"

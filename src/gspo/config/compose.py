@@ -1,0 +1,75 @@
+"""From files and overrides to a Config: defaults <- presets <- YAML <- overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gspo.config.convert import ConfigError
+from gspo.config.fields import children, leaves, to_dict
+from gspo.config.overrides import apply_overrides
+from gspo.config.resolve import resolve
+from gspo.config.schema import Config
+from gspo.config.settings import Settings
+from gspo.config.sources import find_source, is_preset, read_source
+
+__all__ = ["load_config"]
+
+
+def load_config(
+    config_path: str | None = None, config_name: str | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """The configuration of a run.
+
+    Args:
+        config_path: folder of the YAML file, relative to the working directory.
+        config_name: name of a file in it, or of a packaged preset, with or without `.yaml`.
+        overrides: `key=value` in Hydra's grammar.
+
+    Raises:
+        ConfigError: something cannot be used; names the key, where it was set, and the fix.
+    """
+    settings, user_set, notes = Settings(), set[str](), []
+    if config_name is not None:
+        source = find_source(config_name, Path(config_path) if config_path else None)
+        settings = read_source(source, user_set)
+        if config_path and is_preset(source):
+            notes.append(f"{config_path} has no {source.name}: the packaged preset {source.stem} is used")
+    elif config_path is not None:
+        raise ConfigError(f"--config-path {config_path} needs --config-name, the name of a file in it without .yaml")
+    apply_overrides(settings, overrides, user_set)
+    config = _build(settings)
+    return replace(config, user_set=frozenset(user_set), notes=tuple(notes))
+
+
+def _build(settings: Settings) -> Config:
+    try:
+        return resolve(_construct(Config, _interpolated(settings)))
+    except ConfigError as error:
+        origin = settings.origins.get((error.key or "").partition("[")[0])
+        raise ConfigError(f"{error} ({origin})" if origin else str(error), error.key) from None
+
+
+def _interpolated(settings: Settings) -> dict[str, Any]:
+    """The whole tree, with OmegaConf's `${...}` replaced by what they stand for."""
+    tree = to_dict(Config())
+    for key, value in settings.values.items():
+        *path, name = key.split(".")
+        reduce(getitem, path, tree)[name] = value
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", None) or "a value")
+        raise ConfigError(f"{key} cannot be resolved: {str(error).splitlines()[0]}", key) from None
+
+
+def _construct(kind: type[Any], tree: Mapping[str, Any]) -> Any:
+    values = {name: tree[name] for name in leaves(kind)}
+    return kind(**values, **{name: _construct(child, tree[name]) for name, child in children(kind).items()})

@@ -1,0 +1,82 @@
+"""Writes the page of all keys: `python -m gspo.config.docs docs/config.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gspo.config.convert import show, type_name
+from gspo.config.fields import Section, children, leaves, type_hints
+from gspo.config.schema import Config
+from gspo.config.sources import preset_names
+from gspo.config.spelling import MOVED, NO_EFFECT, REFUSED
+
+__all__ = ["make_page"]
+
+_INTRODUCTION = """# Configuration
+
+Every key, made from the schema by `python -m gspo.config.docs docs/config.md`. `gspo config` prints the same for one
+run, with what its files and overrides set.
+
+    gspo train --config-path DIR --config-name NAME key=value ...
+
+reads `DIR/NAME.yaml`, or the packaged preset NAME, over the defaults below, and the overrides over that.
+
+A file sets what it wants to change, with nested keys (`algorithm: {adv_estimator: grpo}`) or dotted ones
+(`algorithm.adv_estimator: grpo`), and may begin with `defaults: [NAME, ...]` to stand on presets or on files beside it.
+Overrides follow Hydra's grammar: `key=value` and `+key=value` set, `~key` goes back to the default, `[a,b]` is a list,
+`{a: 1}` a mapping, `null` nothing. `${other.key}` stands for another key's value. An unknown key is an error.
+"""
+
+
+def make_page() -> str:
+    """The page, as Markdown."""
+    return "\n".join([_INTRODUCTION, f"Presets: {', '.join(f'`{name}`' for name in preset_names())}.", *_body()]) + "\n"
+
+
+def _body() -> Iterator[str]:
+    for name, kind in children(Config).items():
+        yield from _section(kind, name, _line_of(Config, name))
+    yield "\n## Other spellings\n"
+    yield "`policy_loss: gspo` is `policy_loss: {loss_mode: gspo}`, and `ppo` is `vanilla`.\n"
+    yield from _table(("Also written", "Key"), [(f"`{old}`", f"`{new}`") for old, new in MOVED.items()])
+    yield "\n## verl's keys without effect\n\nAccepted, and reported once at the start of a run.\n"
+    yield from _table(("Key, and all beneath it", "Why"), [(f"`{key}`", reason) for key, reason in NO_EFFECT.items()])
+    yield "\n## verl's keys that are refused\n\nThey would change the run. Their neutral values are accepted.\n"
+    yield from _table(("Key", "Why"), [(f"`{key}`", reason) for key, (_, reason) in REFUSED.items()])
+
+
+def _section(kind: type[Section], key: str, line: str) -> Iterator[str]:
+    yield f"\n## {key}\n\n{line}" + ("\n" if leaves(kind) else "")
+    rows: list[tuple[str, ...]] = []
+    for name, spec in leaves(kind).items():
+        choices = spec.metadata["choices"]
+        expected = ", ".join(choices) if choices else type_name(type_hints(kind)[name])
+        rows.append((f"`{name}`", expected, f"`{show(_default(kind, name))}`", spec.metadata["line"]))
+    if rows:
+        yield from _table(("Key", "Values", "Default", "Meaning"), rows)
+    for name, child in children(kind).items():
+        yield from _section(child, f"{key}.{name}", _line_of(kind, name))
+
+
+def _line_of(kind: type[Section], name: str) -> str:
+    return str(kind.__dataclass_fields__[name].metadata["line"])
+
+
+def _default(kind: type[Section], name: str) -> Any:
+    return getattr(kind(), name)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m gspo.config.docs FILE")
+    Path(sys.argv[1]).write_text(make_page(), encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Overrides of the command line, in Hydra's grammar: `key=value`, `+key=value`, `++key=value` and `~key`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from gspo.config.convert import ConfigError, show
+from gspo.config.settings import Settings
+
+__all__ = ["apply_overrides"]
+
+
+def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[str]) -> None:
+    """Lays overrides over settings, in their order. A `+` makes no difference: every key exists already.
+
+    Args:
+        settings: changed in place.
+        overrides: as the shell delivers them.
+        user_set: receives the keys that are set, loses those that are deleted.
+
+    Raises:
+        ConfigError: one cannot be parsed, sweeps, or sets a key that is unknown or refused.
+    """
+    given = Settings()
+    for text in overrides:
+        override = _parse(text)
+        key, origin = override.key_or_group, f"override {text}"
+        if not override.is_delete():
+            given.put(key, override.value(), origin)
+            continue
+        for layer in (settings, given):
+            layer.reset(key, origin)
+        user_set -= {name for name in user_set if name == key or name.startswith(f"{key}.")}
+    settings.merge(given)
+    user_set |= {*given.values, *given.ignored}
+
+
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"cannot read the override {text}: {reason}. Write key=value; a value with spaces, braces, commas or "
+            "other signs goes into quotes within the shell's: 'key=\"value\"'"
+        ) from None
+    if override.package is not None:
+        raise ConfigError(f"override {text}: config groups (@) are not read; write the full key")
+    if override.is_sweep_override():
+        raise ConfigError(
+            f"override {text} names several values: give one, start one run per value, or write a list as "
+            f"{override.key_or_group}=[{text.partition('=')[2]}]"
+        )
+    if override.is_delete() and override.value() not in (None, ""):
+        raise ConfigError(f"override {text}: write ~{override.key_or_group} without {show(override.value())}")
+    return override

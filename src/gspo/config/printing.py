@@ -1,0 +1,81 @@
+"""A configuration as YAML with the line of each field, which loads back to the same configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from gspo.config.fields import Section, to_dict
+from gspo.config.schema import Config
+
+__all__ = ["render"]
+
+_WIDTH = 120
+
+
+def render(config: Config) -> str:
+    """The whole tree as commented YAML. Loading the text gives an equal configuration."""
+    return "\n".join(_lines(config, to_dict(config), "")).lstrip() + "\n"
+
+
+def _lines(node: Section, tree: dict[str, Any], indent: str) -> Iterator[str]:
+    for spec in dataclasses.fields(node):
+        if "line" not in spec.metadata:
+            continue
+        name, comment = spec.name, f"# {spec.metadata['line']}"
+        if "section" in spec.metadata:
+            if not indent:
+                yield ""
+            yield f"{indent}{name}:  {comment}"
+            yield from _lines(getattr(node, name), tree[name], f"{indent}  ")
+            continue
+        entry = f"{indent}{name}: {_scalar(_escaped(tree[name]))}"
+        if len(entry) + len(comment) + 2 <= _WIDTH:
+            yield f"{entry}  {comment}"
+        else:
+            yield f"{indent}{comment}"
+            yield entry
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every text on one line, so that OmegaConf reads it as the same text."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # OmegaConf takes 1e5 for a number, where YAML 1.1, and so PyYAML, takes it for text.
+    style = '"' if not text.isprintable() or _is_number(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _scalar(value: Any) -> str:
+    """One value on one line."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True
+    )
+    return text.removesuffix("...\n").strip()
+
+
+def _escaped(value: Any) -> Any:
+    """The value with `${` written so that OmegaConf reads it as text."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,119 @@
+"""`data`, `reward`, `custom_reward_function`: what is asked, and who judges the answers."""
+
+# ruff: noqa: RUF009 - `option` and `section` make dataclass fields, as `dataclasses.field` does
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gspo.config.fields import ConfigError, Section, option, section
+
+__all__ = ["CustomRewardConfig", "DataConfig", "OverlongBufferConfig", "RewardConfig", "RewardFunctionConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """Which prompts are asked, and how they are cut and batched."""
+
+    KEY: ClassVar[str] = "data"
+
+    train_files: list[str] = option([], "Parquet, json or jsonl file or files to train on.")
+    val_files: list[str] = option([], "File or files to validate on; none: no validation.")
+    prompt_key: str = option("prompt", "Column of the prompt: a list of {role, content}, or a text.")
+    answer_key: str = option("answer", "Column of the answer that supervised training (gspo sft) learns.")
+    teacher_key: str = option("teacher_response", "Column of the teacher's text, for GAD.")
+    system_prompt: str | None = option(None, "System message put before prompts that have none.")
+    apply_chat_template_kwargs: dict[str, Any] = option({}, "Further arguments of the chat template.")
+    max_prompt_length: int = option(512, "Longest prompt, in tokens.", at_least=1)
+    max_response_length: int = option(512, "Longest response, in tokens.", at_least=1)
+    filter_overlong_prompts: bool = option(False, "Leave out prompts beyond max_prompt_length; they are counted.")
+    truncation: str = option(
+        "error",
+        "What happens to a longer prompt otherwise; left: its start is cut.",
+        choices=("error", "left", "right"),
+    )
+    train_batch_size: int = option(1024, "PROMPTS per training step (times rollout.n responses).", at_least=1)
+    val_batch_size: int | None = option(None, "Prompts per validation batch; null: all at once.", at_least=1)
+    shuffle: bool = option(True, "Shuffle the training prompts anew in each epoch.")
+    seed: int | None = option(None, "Seed of that order; null: trainer.seed.")
+    train_max_samples: int = option(-1, "Use the first rows only; -1: all.", at_least=-1)
+    val_max_samples: int = option(-1, "Validate on the first rows only; -1: all.", at_least=-1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("train_max_samples", "val_max_samples"):
+            if getattr(self, name) == 0:
+                raise ConfigError(f"{self.key(name)}=0 leaves no rows: set -1 for all, or 1 or more", self.key(name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardFunctionConfig(Section):
+    """One term of a weighted sum of rewards."""
+
+    KEY: ClassVar[str] = "reward.functions[]"
+
+    name: str = option("", "Name of a built-in reward function, or `custom` for custom_reward_function.")
+    weight: float = option(1.0, "Weight of this term in the sum.")
+    kwargs: dict[str, Any] = option({}, "Further arguments of the function.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name:
+            raise ConfigError(
+                "reward.functions: an entry needs a name, as in {name: gsm8k, weight: 1.0}", "reward.functions"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlongBufferConfig(Section):
+    """DAPO's soft penalty for length (arXiv 2503.14476, eq. 13)."""
+
+    KEY: ClassVar[str] = "reward.overlong_buffer"
+
+    enable: bool = option(
+        False, "Take points off responses that come close to the length limit (DAPO, arXiv 2503.14476)."
+    )
+    len: int = option(
+        0, "Tokens before max_response_length over which the penalty grows from 0 to its full size.", at_least=0
+    )
+    penalty_factor: float = option(1.0, "The full penalty.", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.enable and self.len == 0:
+            raise ConfigError(
+                f"{self.key('enable')}=true needs a length: set {self.key('len')}, say to a fifth of "
+                "data.max_response_length",
+                self.key("len"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(Section):
+    """How responses are scored."""
+
+    KEY: ClassVar[str] = "reward"
+
+    functions: list[RewardFunctionConfig] = option(
+        [], "Rewards to add up, each {name, weight, kwargs}; none: chosen by each row's data_source."
+    )
+    num_workers: int = option(2, "Processes that score at the same time.", at_least=1)
+    timeout: float = option(10.0, "Seconds that one response may take to score.", above=0)
+    on_error: str = option(
+        "exclude",
+        "A scorer that fails; exclude: the response is counted and left out of the update; raise: the run stops.",
+        choices=("exclude", "raise"),
+    )
+    overlong_buffer: OverlongBufferConfig = section(OverlongBufferConfig, "DAPO's soft penalty for length.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomRewardConfig(Section):
+    """A reward function of the user's, under verl's keys."""
+
+    KEY: ClassVar[str] = "custom_reward_function"
+
+    path: str | None = option(None, "Python file of your own reward function; null: none.")
+    name: str = option("compute_score", "Its name: name(data_source, solution_str, ground_truth, extra_info).")
+    reward_kwargs: dict[str, Any] = option({}, "Further keyword arguments for it.")

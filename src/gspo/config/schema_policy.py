@@ -1,0 +1,222 @@
+"""`actor_rollout_ref`: the model that is trained, how it is updated, how it is sampled, and its reference."""
+
+# ruff: noqa: RUF009 - `option` and `section` make dataclass fields, as `dataclasses.field` does
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gspo.config.fields import ConfigError, Section, option, section
+
+__all__ = [
+    "AGG_MODES",
+    "ActorConfig",
+    "ActorOptimConfig",
+    "ActorRolloutRefConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PolicyLossConfig",
+    "RefConfig",
+    "RolloutConfig",
+    "ValKwargsConfig",
+]
+
+AGG_MODES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+KL_ESTIMATORS = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """Which model is trained, and how it is loaded."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.model"
+
+    path: str | None = option(None, "Folder or hub name of the causal language model to train.")
+    tokenizer_path: str | None = option(None, "Folder or hub name of the tokenizer; null: the model's own.")
+    dtype: str = option("float32", "Type of the weights and of the forward pass.", choices=("float32", "bfloat16"))
+    override_config: dict[str, Any] = option({}, "Entries that replace those of the model's own configuration.")
+    enable_gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
+    trust_remote_code: bool = option(False, "Run Python code that comes with the model. Only for models you trust.")
+    chat_template: str | None = option(None, "Jinja text or file of the chat template; null: the tokenizer's own.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyLossConfig(Section):
+    """Which policy loss, with the numbers that only one of them has."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.actor.policy_loss"
+
+    loss_mode: str = option(
+        "vanilla", "Policy loss: vanilla (PPO), gspo, gspo_token, geo_mean, cispo, sapo or one of yours."
+    )
+    tau_pos: float = option(1.0, "SAPO's temperature for positive advantages (arXiv 2511.20347).", above=0)
+    tau_neg: float = option(1.05, "SAPO's temperature for negative advantages (arXiv 2511.20347).", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Section):
+    """AdamW and its schedule; the actor and the critic have one each."""
+
+    lr: float = option(1e-6, "Peak learning rate.", at_least=0)
+    betas: list[float] = option([0.9, 0.999], "AdamW's two decay rates.")
+    eps: float = option(1e-8, "AdamW's epsilon.", above=0)
+    weight_decay: float = option(0.01, "AdamW's weight decay; norms and biases have none.", at_least=0)
+    clip_grad: float = option(1.0, "Largest gradient norm of an optimizer step.", above=0)
+    lr_warmup_steps: int = option(-1, "Steps of linear warmup; -1: take lr_warmup_steps_ratio.", at_least=-1)
+    lr_warmup_steps_ratio: float = option(0.0, "Warmup as a part of all steps.", at_least=0, at_most=1)
+    lr_scheduler_type: str = option(
+        "constant", "Learning rate after the warmup.", choices=("constant", "cosine", "linear")
+    )
+    min_lr_ratio: float = option(0.0, "Where cosine and linear end, as a part of lr.", at_least=0, at_most=1)
+    total_training_steps: int = option(-1, "Steps of the schedule; -1: the length of the run.", at_least=-1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"{self.key('betas')}={self.betas} must be two numbers of at least 0 and below 1: set [0.9, 0.999]",
+                self.key("betas"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorOptimConfig(OptimConfig):
+    """AdamW and the schedule of the actor."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.actor.optim"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorConfig(Section):
+    """How the policy is updated."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.actor"
+
+    policy_loss: PolicyLossConfig = section(
+        PolicyLossConfig, "The policy loss; `policy_loss: gspo` is short for its loss_mode."
+    )
+    clip_ratio: float | None = option(
+        None, "Clip range of both sides; null: the chosen loss's own (gspo 3e-4 / 4e-4, vanilla 0.2).", above=0
+    )
+    clip_ratio_low: float | None = option(None, "Clip range below 1; null: clip_ratio.", above=0)
+    clip_ratio_high: float | None = option(None, "Clip range above 1; null: clip_ratio.", above=0)
+    clip_ratio_c: float = option(3.0, "Dual clip of vanilla: bounds the loss where the advantage is negative.", above=1)
+    loss_agg_mode: str | None = option(
+        None,
+        "From token losses to one number; null: seq-mean-token-mean for gspo and gspo_token, else token-mean.",
+        choices=AGG_MODES,
+    )
+    loss_scale_factor: float | None = option(
+        None, "Divisor of seq-mean-token-sum-norm, in tokens; null: the width of the batch.", above=0
+    )
+    entropy_coeff: float = option(0.0, "Weight of the entropy bonus; 0: entropy is measured, not rewarded.")
+    use_kl_loss: bool = option(False, "Add the divergence from the reference model to the loss.")
+    kl_loss_coef: float = option(0.001, "Weight of that divergence.", at_least=0)
+    kl_loss_type: str = option(
+        "low_var_kl",
+        "Its estimator; a trailing + takes the value of the estimator and the gradient of k2.",
+        choices=KL_ESTIMATORS + tuple(f"{name}+" for name in KL_ESTIMATORS),
+    )
+    ppo_mini_batch_size: int | None = option(
+        None,
+        "PROMPTS per optimizer step (times rollout.n responses); null: 256, or train_batch_size if smaller.",
+        at_least=1,
+    )
+    ppo_micro_batch_size_per_gpu: int | None = option(
+        None,
+        "RESPONSES per forward pass; null: as many as fit in ppo_max_token_len_per_gpu. Never changes the update.",
+        at_least=1,
+    )
+    use_dynamic_bsz: bool | None = option(
+        None, "Split by tokens rather than by responses; null: yes where ppo_micro_batch_size_per_gpu is null."
+    )
+    ppo_max_token_len_per_gpu: int = option(16384, "Unique tokens per forward and backward pass.", at_least=1)
+    ppo_epochs: int = option(1, "Passes over each batch of rollouts.", at_least=1)
+    shuffle: bool = option(False, "Shuffle the groups of a batch before they are cut into mini-batches.")
+    optim: ActorOptimConfig = section(ActorOptimConfig, "Optimizer and schedule of the actor.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clip_ratio", "clip_ratio_low"):
+            value = getattr(self, name)
+            if value is not None and value > 1:
+                raise ConfigError(
+                    f"{self.key(name)}={value} is too large: no ratio is below 0, so set it to 1 or less",
+                    self.key(name),
+                )
+        if self.use_dynamic_bsz is False and self.ppo_micro_batch_size_per_gpu is None:
+            raise ConfigError(
+                f"{self.key('use_dynamic_bsz')}=false needs {self.key('ppo_micro_batch_size_per_gpu')}: set that, "
+                "or leave use_dynamic_bsz out to split by tokens",
+                self.key("use_dynamic_bsz"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValKwargsConfig(Section):
+    """How validation samples."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.rollout.val_kwargs"
+
+    n: int = option(1, "Responses per validation prompt; pass@k and maj@k need several.", at_least=1)
+    do_sample: bool = option(False, "Sample in validation; false: greedy, whatever the temperature.")
+    temperature: float = option(0.0, "Temperature of validation, where do_sample is true.", at_least=0)
+    top_p: float = option(1.0, "Smallest probability mass to sample from in validation.", above=0, at_most=1)
+    top_k: int = option(-1, "Most likely tokens to sample from in validation; -1 or 0: all.", at_least=-1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.do_sample and self.temperature == 0:
+            raise ConfigError(
+                f"{self.key('do_sample')}=true needs a temperature: set {self.key('temperature')}=1.0",
+                self.key("do_sample"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(Section):
+    """How training samples."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.rollout"
+
+    name: str = option(
+        "local", "Engine that samples; local: batched sampling on the trainer's own weights.", choices=("local",)
+    )
+    n: int = option(1, "Responses per prompt: the size of a group. GRPO needs several, better 8 or 16.", at_least=1)
+    temperature: float = option(
+        1.0, "Sampling temperature; also the one at which log-probabilities are taken.", above=0
+    )
+    top_p: float = option(1.0, "Smallest probability mass to sample from.", above=0, at_most=1)
+    top_k: int = option(-1, "Most likely tokens to sample from; -1 or 0: all.", at_least=-1)
+    min_p: float = option(0.0, "Drop tokens less likely than this part of the most likely one.", at_least=0, at_most=1)
+    stop: list[str] = option([], "Texts that end a response; the response keeps its tokens, its text is cut there.")
+    ignore_eos: bool = option(False, "Sample on after the end token, up to the length limit.")
+    max_num_seqs: int = option(256, "Responses that are sampled at once.", at_least=1)
+    log_prob_max_token_len_per_gpu: int = option(
+        16384, "Unique tokens per pass that takes old log-probabilities.", at_least=1
+    )
+    val_kwargs: ValKwargsConfig = section(ValKwargsConfig, "How validation samples.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefConfig(Section):
+    """The reference model."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref.ref"
+
+    log_prob_max_token_len_per_gpu: int = option(
+        16384, "Unique tokens per pass of the reference model, used with use_kl_loss or use_kl_in_reward.", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorRolloutRefConfig(Section):
+    """The policy: its model, its updates, its samples and its reference."""
+
+    KEY: ClassVar[str] = "actor_rollout_ref"
+
+    model: ModelConfig = section(ModelConfig, "The model.")
+    actor: ActorConfig = section(ActorConfig, "How it is updated.")
+    rollout: RolloutConfig = section(RolloutConfig, "How it is sampled.")
+    ref: RefConfig = section(RefConfig, "The reference model: the actor's weights at the start.")

@@ -1,0 +1,153 @@
+"""Settings by dotted key, each with the place it came from, before they become a Config."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from gspo.config.convert import ConfigError, show
+from gspo.config.fields import children, leaves, type_hints
+from gspo.config.schema import Config
+from gspo.config.spelling import canonical, canonical_value, is_namespace, reason_without_effect, refusal
+
+__all__ = ["Settings", "known_keys", "section_keys"]
+
+
+@cache
+def known_keys() -> dict[str, Any]:
+    """Every leaf of the schema by dotted key, with its declared type."""
+
+    def walk(kind: type[Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name in leaves(kind):
+            yield prefix + name, type_hints(kind)[name]
+        for name, child in children(kind).items():
+            yield from walk(child, f"{prefix}{name}.")
+
+    return dict(walk(Config, ""))
+
+
+@cache
+def section_keys() -> frozenset[str]:
+    """The dotted keys of the schema's sections."""
+    return frozenset(above for key in known_keys() for above in _above(key))
+
+
+def _above(key: str) -> Iterator[str]:
+    """The keys above one, the nearest first."""
+    while "." in key:
+        key = key.rpartition(".")[0]
+        yield key
+
+
+def _mapping_above(key: str) -> str | None:
+    """The free-form mapping (as `override_config`) beneath which a key stands, where it does."""
+    return next((name for name in _above(key) if typing.get_origin(known_keys().get(name)) is dict), None)
+
+
+@dataclass
+class Settings:
+    """What one source sets, or several that were merged.
+
+    Attributes:
+        values: schema keys to raw values; keys beneath a free-form mapping are part of its value.
+        origins: what each key, ignored ones included, was set by: for messages.
+        spelled: how the source wrote each key.
+        ignored: verl keys without effect here.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    spelled: dict[str, str] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
+
+    def put(self, key: str, value: Any, origin: str) -> None:
+        """Sets a dotted key, or the keys beneath it where it is a section and the value a mapping.
+
+        Raises:
+            ConfigError: the key is unknown or refused, its section is given no mapping, or two spellings of it differ.
+        """
+        name = canonical(key)
+        if name.endswith(".policy_loss") and isinstance(value, str):
+            name += ".loss_mode"
+        if value == "???":  # OmegaConf's mark of a value that is still to be set
+            return
+        if name in section_keys() or is_namespace(name):
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(f"{key}={show(value)} ({origin}): expected a mapping of its keys", key)
+            for child, entry in (value or {}).items():
+                self.put(f"{key}.{child}", entry, origin)
+        elif name in known_keys() or _mapping_above(name):
+            self._put_leaf(name, canonical_value(name, value), key, origin)
+        elif reason := refusal(name, value):
+            raise ConfigError(f"{key}={show(value)} ({origin}): {reason}", key)
+        elif reason_without_effect(name):
+            self.ignored.add(name)
+            self.origins[name] = origin
+        else:
+            raise _unknown(key, origin)
+
+    def _put_leaf(self, key: str, value: Any, spelled: str, origin: str) -> None:
+        mapping = _mapping_above(key)
+        if mapping is not None:
+            for part in reversed(key.removeprefix(f"{mapping}.").split(".")):
+                value = {part: value}
+            key = spelled = mapping
+        if key in self.values and self.spelled[key] != spelled and self.values[key] != value:
+            raise ConfigError(
+                f"{spelled}={show(value)} ({origin}) and {self.spelled[key]}={show(self.values[key])} "
+                f"({self.origins[key]}) are two spellings of {key}: keep one",
+                key,
+            )
+        self.values[key] = _merged(self.values.get(key), value)
+        self.origins[key], self.spelled[key] = origin, spelled
+
+    def merge(self, other: Settings) -> None:
+        """Lays other settings over these."""
+        for key, value in other.values.items():
+            self.values[key] = _merged(self.values.get(key), value)
+        self.origins |= other.origins
+        self.spelled |= other.spelled
+        self.ignored |= other.ignored
+
+    def reset(self, key: str, origin: str) -> None:
+        """Takes a key, and everything beneath it, back to its default, where it may be already.
+
+        Raises:
+            ConfigError: the key is unknown.
+        """
+        name = canonical(key)
+        if mapping := _mapping_above(name):
+            *path, last = name.removeprefix(f"{mapping}.").split(".")
+            entries = self.values.get(mapping)
+            for part in path:
+                entries = entries.get(part) if isinstance(entries, Mapping) else None
+            if isinstance(entries, dict):
+                entries.pop(last, None)
+        elif name in known_keys() or name in section_keys():
+            for known in [known for known in self.values if known == name or known.startswith(f"{name}.")]:
+                del self.values[known], self.origins[known], self.spelled[known]
+        elif reason_without_effect(name) is None and not is_namespace(name):
+            raise _unknown(key, origin)
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """Mappings entry by entry; anything else is replaced."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
+
+
+def _unknown(key: str, origin: str) -> ConfigError:
+    candidates = sorted({*known_keys(), *section_keys()})
+    name = key.rpartition(".")[2]
+    near = [candidate for candidate in candidates if candidate.rpartition(".")[2] == name]
+    near += get_close_matches(key, candidates, n=3, cutoff=0.8)
+    if not near:
+        last_names = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
+        near = [last_names[match] for match in get_close_matches(name, list(last_names), n=2, cutoff=0.7)]
+    hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else "`gspo config` prints every key"
+    return ConfigError(f"unknown key {key} ({origin}): {hint}", key)

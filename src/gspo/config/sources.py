@@ -1,0 +1,102 @@
+"""YAML files and packaged presets, with their `defaults` lists, read into settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gspo.config.convert import ConfigError
+from gspo.config.settings import Settings
+
+__all__ = ["find_source", "is_preset", "preset_names", "read_source"]
+
+_PRESETS = Path(str(resources.files("gspo.config"))) / "presets"
+
+
+def preset_names() -> list[str]:
+    """The names of the packaged presets."""
+    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
+
+
+def find_source(name: str, folder: Path | None) -> Path:
+    """The file of a configuration name: FOLDER/NAME.yaml, or else the packaged preset of that name.
+
+    Raises:
+        ConfigError: there is neither; lists what there is.
+    """
+    stem = name.removesuffix(".yaml").removesuffix(".yml")
+    candidates = [folder / f"{stem}{suffix}" for suffix in (".yaml", ".yml")] if folder else []
+    for path in [*candidates, _PRESETS / f"{stem}.yaml"]:
+        if path.is_file():
+            return path
+    where = f"{candidates[0]} does not exist" if candidates else "no --config-path is given"
+    raise ConfigError(f"{where}, and no preset is called {stem}; presets: {', '.join(preset_names())}")
+
+
+def is_preset(path: Path) -> bool:
+    """Whether the file is packaged rather than the user's."""
+    return path.parent == _PRESETS
+
+
+def read_source(path: Path, user_set: set[str], above: tuple[Path, ...] = ()) -> Settings:
+    """The settings of a file with those of its `defaults` list: each entry over the one before, the file over all.
+
+    Args:
+        path: the YAML file; its keys are nested, dotted or both.
+        user_set: receives the keys of files that are not packaged presets.
+        above: the files whose `defaults` led here.
+
+    Raises:
+        ConfigError: the file is no YAML mapping, a key of it is refused, or its `defaults` run in a circle.
+    """
+    if path in above:
+        raise ConfigError(f"{path}: its defaults lead back to itself: {' -> '.join(p.stem for p in (*above, path))}")
+    tree = _read_yaml(path)
+    own = Settings()
+    defaults = _default_names(tree.pop("defaults", None), path)
+    for key, value in tree.items():
+        own.put(str(key), value, f"preset {path.stem}" if is_preset(path) else str(path))
+    if not is_preset(path):
+        user_set |= {*own.values, *own.ignored}
+    settings = Settings()
+    for name in defaults:
+        settings.merge(own if name == "_self_" else _read_default(name, path, user_set, above))
+    return settings
+
+
+def _read_default(name: str, path: Path, user_set: set[str], above: tuple[Path, ...]) -> Settings:
+    try:
+        source = find_source(name, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: defaults: {error}") from None
+    return read_source(source, user_set, (*above, path))
+
+
+def _default_names(entries: Any, path: Path) -> list[str]:
+    entries = [] if entries is None else entries
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError(
+            f"{path}: defaults must be a list of names, as in `defaults: [gspo_gsm8k]`: presets, or YAML files "
+            "beside it (Hydra's config groups are not read)"
+        )
+    return entries if "_self_" in entries else [*entries, "_self_"]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text)
+        is_mapping = root is None or isinstance(root, yaml.MappingNode)
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if is_mapping else None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML that can be read: {detail}") from error
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, not a list or a single value")
+    return {str(key): value for key, value in tree.items()}

@@ -1,0 +1,201 @@
+"""Prompts from files in verl's columns, each row checked and tokenised once.
+
+Columns: the prompt (`data.prompt_key`; the released GAD data calls it `content`, which is taken where the column
+`prompt` is not there), `data_source` (a file without the column: the file's name), `reward_model` = {style,
+ground_truth}, `extra_info`, and the teacher's text (`data.teacher_key`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from gspo.config.schema_data import DataConfig
+from gspo.data.messages import render_prompt, to_messages
+from gspo.data.rows import DataError, Table, read_tables
+from gspo.groups import Prompt
+
+__all__ = ["PromptDataset", "load_dataset"]
+
+
+@dataclass(frozen=True)
+class PromptDataset(Sequence[Prompt]):
+    """The prompts in the order of the files, and what was done to get them.
+
+    Attributes:
+        prompts: the prompts that are left.
+        num_rows: rows read.
+        num_filtered: prompts left out for their length.
+        num_truncated: prompts cut to the limit.
+        longest: tokens of the longest prompt, before any was left out or cut.
+    """
+
+    prompts: tuple[Prompt, ...]
+    num_rows: int
+    num_filtered: int = 0
+    num_truncated: int = 0
+    longest: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | tuple[Prompt, ...]:
+        return self.prompts[index]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def summary(self) -> str:
+        """One line for the run's log."""
+        parts = [f"{len(self)} prompts from {self.num_rows} rows, longest {self.longest} tokens"]
+        if self.num_filtered:
+            parts.append(f"{self.num_filtered} left out as too long")
+        if self.num_truncated:
+            parts.append(f"{self.num_truncated} cut to data.max_prompt_length")
+        return "; ".join(parts)
+
+
+def load_dataset(
+    files: str | Path | Sequence[str | Path],
+    config: DataConfig,
+    tokenizer: Any,
+    *,
+    require_teacher: bool = False,
+    max_samples: int = -1,
+) -> PromptDataset:
+    """Reads, checks and tokenises the prompts of one or several files.
+
+    Args:
+        files: .parquet, .json or .jsonl files.
+        config: the `data` section.
+        tokenizer: of transformers.
+        require_teacher: every row must have the teacher's text.
+        max_samples: use the first rows only (over all files); -1 uses all.
+
+    Raises:
+        DataError: a file or a row cannot be used, or no prompt is left.
+    """
+    tables = read_tables(files, max_samples)
+    places = [(table, number) for table in tables for number in range(len(table.rows))]
+    texts = [_text(table, number, config, tokenizer) for table, number in places]
+    token_ids = _tokenise(texts, tokenizer)
+    prompts, num_filtered, num_truncated = [], 0, 0
+    for (table, number), text, ids in zip(places, texts, token_ids, strict=True):
+        if not ids:
+            raise DataError.at(str(table.path), number, "the prompt has no tokens: write a text, or remove the row")
+        if len(ids) > config.max_prompt_length:
+            if config.filter_overlong_prompts:
+                num_filtered += 1
+                continue
+            ids = _truncate(ids, config, table, number)
+            text = tokenizer.decode(ids)
+            num_truncated += 1
+        prompts.append(_prompt(table, number, config, text, ids, require_teacher))
+    longest = max(map(len, token_ids), default=0)
+    if not prompts:
+        raise DataError(
+            f"all {len(places)} prompts are longer than data.max_prompt_length={config.max_prompt_length} tokens "
+            f"(the longest has {longest}): raise it"
+        )
+    return PromptDataset(tuple(prompts), len(places), num_filtered, num_truncated, longest)
+
+
+def _prompt_column(table: Table, key: str) -> str:
+    if key in table.columns:
+        return key
+    if key == "prompt" and "content" in table.columns:
+        return "content"
+    raise DataError(
+        f"{table.path} has no column {key!r}; its columns are {', '.join(table.columns)}: "
+        "set data.prompt_key to the prompt's"
+    )
+
+
+def _text(table: Table, number: int, config: DataConfig, tokenizer: Any) -> str:
+    value = table.rows[number].get(_prompt_column(table, config.prompt_key))
+    try:
+        messages = to_messages(value, config.system_prompt)
+        return render_prompt(messages, tokenizer, config.apply_chat_template_kwargs, config.system_prompt)
+    except ValueError as error:
+        raise DataError.at(str(table.path), number, str(error)) from error
+
+
+def _tokenise(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """All texts at once, which the fast tokenizers do in parallel.
+
+    A chat template writes its own start token, so none is added to it; a plain text gets the tokenizer's own, unless it
+    starts with one. An end token that the tokenizer appends is taken off: the model is to go on from the prompt.
+    """
+    if not texts:
+        return []
+    if tokenizer.chat_template is not None:
+        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return encoded
+    start, end = tokenizer.bos_token, tokenizer.eos_token
+    encoded = tokenizer(texts, verbose=False)["input_ids"]
+    for row, text in enumerate(texts):
+        if start and text.startswith(start):
+            encoded[row] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        elif end and encoded[row] and encoded[row][-1] == tokenizer.eos_token_id and not text.endswith(end):
+            encoded[row] = encoded[row][:-1]
+    return encoded
+
+
+def _truncate(ids: list[int], config: DataConfig, table: Table, number: int) -> list[int]:
+    limit = config.max_prompt_length
+    if config.truncation == "left":
+        return ids[-limit:]
+    if config.truncation == "right":
+        return ids[:limit]
+    raise DataError.at(
+        str(table.path),
+        number,
+        f"the prompt has {len(ids)} tokens, more than data.max_prompt_length={limit}: raise it, or set "
+        "data.filter_overlong_prompts=true to leave such prompts out, or data.truncation=left or right to cut them",
+    )
+
+
+def _prompt(table: Table, number: int, config: DataConfig, text: str, ids: list[int], require_teacher: bool) -> Prompt:
+    row = table.rows[number]
+    source = row.get("data_source") if "data_source" in table.columns else table.path.stem
+    reward_model, extra_info = row.get("reward_model"), row.get("extra_info")
+    teacher = row.get(config.teacher_key)
+    problem = None
+    if not isinstance(source, str) or not source:
+        problem = f"data_source is {source!r}: it must be a text, which names the data"
+    elif not isinstance(reward_model, (dict, type(None))):
+        problem = f"reward_model is a {type(reward_model).__name__}: it must be {{style, ground_truth}}, or null"
+    elif not isinstance(extra_info, (dict, type(None))):
+        problem = f"extra_info is a {type(extra_info).__name__}: it must be an object, or null"
+    elif require_teacher:
+        problem = _teacher_problem(table, config.teacher_key, teacher)
+    if problem:
+        raise DataError.at(str(table.path), number, problem)
+    return Prompt(
+        uid=f"{table.label}:{number}",
+        token_ids=tuple(ids),
+        text=text,
+        data_source=str(source),
+        ground_truth=(reward_model or {}).get("ground_truth"),
+        extra_info=extra_info or {},
+        teacher_response=teacher if isinstance(teacher, str) and teacher.strip() else None,
+    )
+
+
+def _teacher_problem(table: Table, key: str, teacher: Any) -> str | None:
+    if key not in table.columns:
+        return (
+            f"there is no column {key!r} with a text to learn from (the columns: {', '.join(table.columns)}): "
+            "add it, or set data.teacher_key (for gspo sft data.answer_key)"
+        )
+    if teacher is None:
+        return f"{key} is null: write the text, or remove the row"
+    if not isinstance(teacher, str):
+        return f"{key} is a {type(teacher).__name__}: it must be a text"
+    return None if teacher.strip() else f"{key} is empty: write the text, or remove the row"

@@ -1,0 +1,126 @@
+"""reasoning-gym's procedural tasks as parquet: verifiable data without a download."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gspo.data.rows import DataError
+from gspo.data.sources import Written, make_row, write_parquet
+
+__all__ = ["write_reasoning_gym"]
+
+# A task that repeats itself this often has, for what is asked of it, no further questions.
+_DRAWS_PER_QUESTION = 20
+
+
+def write_reasoning_gym(
+    task: str,
+    out_dir: str | Path,
+    train_size: int = 1000,
+    val_size: int = 100,
+    seed: int = 1,
+    task_config: Mapping[str, Any] | None = None,
+    instruction: str = "",
+) -> list[Written]:
+    """Draws distinct questions of a task: the first `val_size` are test.parquet, the others train.parquet.
+
+    No question is in both files, nor twice in one; and with another `train_size` the test file stays the same. The
+    task's entry is kept as JSON text in `extra_info`, for its own scorer, beside the task's settings.
+
+    Args:
+        task: a task's name, such as "chain_sum".
+        out_dir: where the two files are written.
+        train_size: rows of train.parquet.
+        val_size: rows of test.parquet; 0 writes none.
+        seed: of the draws.
+        task_config: settings of the task, such as {"min_terms": 2}.
+        instruction: put after each question, with a space.
+
+    Raises:
+        DataError: the task or a setting is unknown or refused, or there are not enough distinct questions.
+    """
+    if train_size < 1 or val_size < 0:
+        raise DataError(f"train_size={train_size} must be 1 or more and val_size={val_size} 0 or more")
+    config = dict(task_config or {})
+    total = train_size + val_size
+    dataset = _create(task, config, size=total * _DRAWS_PER_QUESTION, seed=seed)
+    entries = dict(_distinct(dataset, total))
+    if len(entries) < total:
+        raise DataError(
+            f"{task} gives only {len(entries)} distinct questions with these settings, of the {total} asked for: "
+            "ask for fewer, or widen the task with --set key=value"
+        )
+    questions = list(entries.values())
+    splits = {"train": questions[val_size:], "test": questions[:val_size]}
+    return [
+        write_parquet(
+            [_row(task, config, entry, split, number, instruction) for number, entry in enumerate(part)],
+            Path(out_dir) / f"{split}.parquet",
+        )
+        for split, part in splits.items()
+        if part
+    ]
+
+
+def _create(task: str, config: dict[str, Any], size: int, seed: int) -> Any:
+    # Imported here: the package takes a second to load, and only this command needs it.
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    if task not in DATASETS:
+        near = get_close_matches(task, DATASETS, n=5, cutoff=0.4)
+        hint = f"the nearest: {', '.join(near)}" if near else f"it has: {', '.join(sorted(DATASETS))}"
+        raise DataError(f"reasoning-gym has no task {task!r}; {hint}")
+    known = [field.name for field in dataclasses.fields(DATASETS[task][1]) if field.name not in ("seed", "size")]
+    for key in config:
+        if key not in known:
+            raise DataError(f"{task} has no setting {key!r}; its settings: {', '.join(known)}")
+    try:
+        return create_dataset(task, size=size, seed=seed, **config)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise DataError(f"{task} refuses these settings ({error}): change them with --set key=value") from error
+
+
+def _distinct(dataset: Any, total: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    seen: set[str] = set()
+    for index in range(len(dataset)):
+        entry = dataset[index]
+        if entry["question"] not in seen:
+            seen.add(entry["question"])
+            yield entry["question"], entry
+        if len(seen) == total:
+            return
+
+
+def _row(
+    task: str, config: dict[str, Any], entry: dict[str, Any], split: str, number: int, instruction: str
+) -> dict[str, Any]:
+    answer = None if entry["answer"] is None else str(entry["answer"])
+    try:
+        text = json.dumps(_tag(entry))
+    except TypeError as error:
+        raise DataError(f"{task} cannot be kept in a file: its entries are not JSON ({error}); use another") from error
+    return make_row(
+        entry["question"],
+        answer,
+        data_source=f"reasoning_gym/{task}",
+        ability="reasoning",
+        instruction=instruction,
+        extra_info={"split": split, "index": number, "task": task, "task_config": json.dumps(config), "entry": text},
+        answer=answer,
+    )
+
+
+def _tag(value: Any) -> Any:
+    """Marks tuples, which JSON would turn into lists: some of the scorers compare them."""
+    if isinstance(value, tuple):
+        return {"__tuple__": [_tag(item) for item in value]}
+    if isinstance(value, list):
+        return [_tag(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _tag(item) for key, item in value.items()}
+    return value

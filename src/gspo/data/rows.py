@@ -1,0 +1,151 @@
+"""Rows of parquet, json and jsonl files, with errors that name the file and the row (rows are counted from 0)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+__all__ = ["DataError", "Table", "read_table", "read_tables"]
+
+_SUFFIXES = (".parquet", ".json", ".jsonl")
+
+
+class DataError(ValueError):
+    """A file or a row that cannot be used; the message names it and says what to do."""
+
+    @classmethod
+    def at(cls, label: str, row: int, problem: str) -> DataError:
+        """The error of one row. `label` is the file; `row` counts from 0, as in the file."""
+        return cls(f"{label}, row {row} (counted from 0): {problem}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file.
+
+    Attributes:
+        path: the file.
+        label: the shortest end of its path that no other file of the same list shares; starts the rows' uids.
+        columns: the names of the columns.
+        rows: one dict for each row; a column may be absent from a row of json.
+    """
+
+    path: Path
+    label: str
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+
+
+def read_tables(files: str | Path | Sequence[str | Path], max_rows: int = -1) -> list[Table]:
+    """Reads files in the order given.
+
+    Args:
+        files: a file or several.
+        max_rows: read the first rows only, over all the files together; -1 reads all.
+
+    Raises:
+        DataError: no file is named, one is named twice, or one cannot be read (see `read_table`).
+    """
+    names = [files] if isinstance(files, (str, Path)) else list(files)
+    if not names:
+        raise DataError("no data file is named: set data.train_files to a .parquet, .json or .jsonl file")
+    paths = [Path(name).expanduser() for name in names]
+    resolved = [path.resolve() for path in paths]
+    for path, full in zip(paths, resolved, strict=True):
+        if resolved.count(full) > 1:
+            raise DataError(f"{path} is named more than once: name each file once")
+    tables: list[Table] = []
+    left = max_rows
+    for path, label in zip(paths, _labels(resolved), strict=True):
+        table = read_table(path, label)
+        if max_rows >= 0:
+            table = Table(table.path, table.label, table.columns, table.rows[:left])
+            left -= len(table.rows)
+        tables.append(table)
+    return tables
+
+
+def read_table(path: Path, label: str | None = None) -> Table:
+    """Reads one file.
+
+    Raises:
+        DataError: the file is missing, a folder, of another kind, unreadable or without rows.
+    """
+    _check_path(path)
+    columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_json(path)
+    if not rows:
+        raise DataError(f"{path} has no rows: it needs at least one")
+    return Table(path, label or path.name, columns, rows)
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """For each path the shortest run of its last parts that ends no other path."""
+
+    def label(path: Path) -> str:
+        others = [other.parts for other in paths if other != path]
+        for size in range(1, len(path.parts) + 1):
+            end = path.parts[-size:]
+            if all(other[-size:] != end for other in others):
+                return "/".join(end)
+        return str(path)
+
+    return [label(path) for path in paths]
+
+
+def _check_path(path: Path) -> None:
+    if path.is_dir():
+        found = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
+        raise DataError(f"{path} is a folder: name the files in it ({_listing(found)})")
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"{path} is not a .parquet, .json or .jsonl file: convert it to one of them")
+    if not path.exists():
+        found = sorted(entry.name for entry in path.parent.glob("*") if entry.suffix in _SUFFIXES)
+        raise DataError(f"{path} does not exist; data files beside it: {_listing(found)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is an empty file: write it again")
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet ({error}): write it again") from error
+    return tuple(table.column_names), table.to_pylist()
+
+
+def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """A .json file holds one list of objects; a .jsonl file one object a line, blank lines left out of the count."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}): write it again as UTF-8") from error
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} is not valid JSON ({error}); for one object a line name it .jsonl") from error
+        if not isinstance(rows, list):
+            raise DataError(f"{path} holds a {type(rows).__name__}, not a list of rows: write [{{...}}, {{...}}]")
+    else:
+        rows = [_parse_line(path, number, line) for number, line in enumerate(filter(str.strip, text.splitlines()))]
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError.at(str(path), number, f"is a {type(row).__name__}, not an object: write {{...}}")
+    return tuple(dict.fromkeys(key for row in rows for key in row)), rows
+
+
+def _parse_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError.at(str(path), number, f"is not valid JSON ({error}): mend or remove the line") from error

@@ -1,0 +1,195 @@
+"""The terminal view of a run: a live panel for a person, or one plain line a step for a log file."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gspo.observe.sparkline import duration, quantity, sparkline
+
+__all__ = ["ConsoleLogger"]
+
+# metric, its name in the panel, its name in a plain line ("" leaves it out)
+_CURVES = (
+    ("critic/score/mean", "reward", "reward"),
+    ("response_length/mean", "response length", "len"),
+    ("response_length/clip_ratio", "cut at the limit", ""),
+    ("actor/entropy", "entropy", "ent"),
+    ("actor/pg_clipfrac", "clip fraction", "clip"),
+    ("actor/seq_clipfrac", "clip, sequences", ""),
+    ("actor/ppo_kl", "KL to old policy", "kl"),
+    ("actor/grad_norm", "gradient norm", "grad"),
+)
+_HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/mean@\d+")
+_RECENT_STEPS = 20  # the time left is judged by these, so that a slow first step does not count for long
+_TIME_COLORS = ("cyan", "magenta", "yellow")  # one for each named phase; the rest is "other"
+_BAR_WIDTH = 20
+_VALUE_WIDTH = 8  # of `quantity`
+
+
+class ConsoleLogger:
+    """Shows a run while it trains: a logger, and a context manager that leaves the terminal in order.
+
+    On a terminal: a header, then a panel that lives at the bottom, with notices above it. Elsewhere: the header, then
+    one aligned line a step, without control characters.
+    """
+
+    def __init__(self, total_steps: int, header: Mapping[str, str], console: Console | None = None) -> None:
+        """Makes the view; nothing is printed before the `with` block.
+
+        Args:
+            total_steps: the run's last step.
+            header: what trains, as name and text: model, parameters, algorithm, data, run folder.
+            console: where to print; standard output by default.
+        """
+        self._total_steps = max(total_steps, 1)
+        self._header = dict(header)
+        self._console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self._curves: defaultdict[str, list[float]] = defaultdict(list)
+        self._step_seconds: list[float] = []
+        self._latest: dict[str, float] = {}
+        self._step = 0
+        self._phase = ""
+
+    def __enter__(self) -> ConsoleLogger:
+        if self._console.is_terminal:
+            self._console.print(Panel(self._header_table(), title="[bold]gspo[/]", border_style="cyan", expand=False))
+            self._live = Live(get_renderable=self._panel, console=self._console, refresh_per_second=4)
+            self._live.start()
+        else:
+            for name, text in self._header.items():
+                self._plain(f"{name}: {text}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the panel as it stands and gives the terminal back. May be called again."""
+        live, self._live = self._live, None
+        self._phase = ""
+        if live is not None:
+            live.stop()
+
+    def notice(self, text: str) -> None:
+        """Prints a line of text, above the panel where there is one."""
+        if self._live is not None:
+            self._console.print(Text("• ", style="yellow") + Text(text))
+        else:
+            self._plain(text)
+
+    def phase(self, name: str) -> None:
+        """Shows what runs now; for `PhaseClock(on_phase=...)`. A plain view leaves it out."""
+        self._phase = name
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._step = step
+        self._latest.update(metrics)
+        for name, value in metrics.items():
+            if name in {key for key, _, _ in _CURVES} or _HELD_OUT.fullmatch(name):
+                self._curves[name].append(value)
+        if "timing_s/step" in metrics:
+            self._step_seconds.append(metrics["timing_s/step"])
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            self._plain(self._line(metrics, step))
+
+    def _plain(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def _time_left(self) -> str:
+        recent = self._step_seconds[-_RECENT_STEPS:]
+        remaining = max(self._total_steps - self._step, 0)
+        return duration(remaining * sum(recent) / len(recent)) if recent else "-"
+
+    # The plain view.
+
+    def _line(self, metrics: Mapping[str, float], step: int) -> str:
+        digits = len(str(self._total_steps))
+        parts = [f"step {step:>{digits}}/{self._total_steps}"]
+        for key, _, name in _CURVES:
+            if name and key in metrics:
+                parts.append(f"{name} {quantity(metrics[key]):>{_VALUE_WIDTH}}")
+        if "timing_s/step" in metrics:
+            parts.append(f"time {duration(metrics['timing_s/step']):>7}")
+        if "perf/throughput" in metrics:
+            parts.append(f"tok/s {quantity(metrics['perf/throughput']):>{_VALUE_WIDTH}}")
+        if "timing_s/step" in metrics:
+            parts.append(f"left {self._time_left():>7}")
+        for key, value in metrics.items():
+            if match := _HELD_OUT.fullmatch(key):
+                parts.append(f"held-out {match['source']} {quantity(value)}")
+        return "  ".join(parts)
+
+    # The live view.
+
+    def _header_table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, text in self._header.items():
+            table.add_row(f"[dim]{escape(name)}[/]", escape(text))
+        return table
+
+    def _panel(self) -> RenderableType:
+        progress = Table.grid(padding=(0, 2), expand=True)
+        progress.add_column()
+        progress.add_column(ratio=1)
+        progress.add_column(justify="right")
+        now = f"  [dim]{escape(self._phase)}…[/]" if self._phase else ""
+        progress.add_row(
+            f"[bold]step {self._step}/{self._total_steps}[/]",
+            ProgressBar(total=self._total_steps, completed=min(self._step, self._total_steps), complete_style="cyan"),
+            f"{100 * self._step / self._total_steps:.0f} %   [dim]time left[/] [bold]{self._time_left()}[/]",
+        )
+        body: list[RenderableType] = [progress, self._time_row(), Text(), self._curve_table()]
+        return Panel(Group(*body), title=f"training{now}", title_align="left", border_style="cyan", padding=(1, 2))
+
+    def _time_row(self) -> Text:
+        """Seconds of the last step, a bar of where they went, and tokens per second."""
+        total = self._latest.get("timing_s/step", 0.0)
+        if total <= 0:
+            return Text("the first step is under way", style="dim")
+        phases = [
+            (name.removeprefix("timing_s/"), seconds / total)
+            for name, seconds in self._latest.items()
+            if name.startswith("timing_s/") and name != "timing_s/step"
+        ]
+        largest = sorted(phases, key=lambda phase: -phase[1])[: len(_TIME_COLORS)]
+        other = 1.0 - sum(share for _, share in largest)
+        shares = [*zip(largest, _TIME_COLORS, strict=False), (("other", other), "bright_black")]
+        bar, words = Text(), Text()
+        for (name, share), color in shares:
+            if share < 0.01:
+                continue
+            bar.append("━" * round(_BAR_WIDTH * share), style=color)
+            words.append(f"  {name} ", style=color).append(f"{100 * share:.0f} %")
+        row = Text(f"{duration(total)} a step")
+        if "perf/throughput" in self._latest:
+            row.append(f", {quantity(self._latest['perf/throughput'])} tokens/s")
+        return row.append("\n") + bar + words
+
+    def _curve_table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column(justify="right", style="bold", min_width=_VALUE_WIDTH)
+        table.add_column(style="green")
+        width = max(self._console.width - 48, 8)
+        held_out = [(key, f"held-out {match['source']}") for key in self._curves if (match := _HELD_OUT.fullmatch(key))]
+        first, *others = [(key, name) for key, name, _ in _CURVES]
+        for key, name in [first, *held_out, *others]:
+            if values := self._curves.get(key):
+                table.add_row(escape(name), quantity(values[-1]), sparkline(values, width))
+        return table

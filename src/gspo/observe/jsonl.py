@@ -1,0 +1,81 @@
+"""JSON Lines files of a run: one JSON object a line, each with a `step`, cut back to the resumed step on resume.
+
+Every line is valid JSON: NaN and the infinities, which JSON lacks, are written as null. A lone surrogate in a model's
+text is written as its escape, so that no text can make a write fail.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+__all__ = ["open_jsonl", "read_jsonl", "write_line"]
+
+
+def _finite(value: Any) -> Any:
+    """The value with every NaN and infinity, at any depth, replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def write_line(file: TextIO, record: Mapping[str, Any]) -> None:
+    """Writes one record as one line and hands it to the operating system."""
+    file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n")
+    file.flush()
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; a missing file has none.
+
+    A last line without its line end is a write that was cut off (a killed run, or one that is writing now) and is
+    left out.
+
+    Raises:
+        ValueError: a finished line is not a JSON object with a whole-numbered `step`; names the file and the line.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); remove or repair the line") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(f'{path}, line {number}: not an object with a whole "step"; remove or repair the line')
+        records.append(record)
+    return records
+
+
+def open_jsonl(path: Path, resume_step: int | None) -> TextIO:
+    """Opens a file for appending, without the lines that the run is about to write again.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        resume_step: the step of the checkpoint that the run goes on from: later lines are removed. None: a new run,
+            and the file starts empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [] if resume_step is None else [record for record in read_jsonl(path) if record["step"] <= resume_step]
+    # Written beside the file and renamed: a kill in between loses nothing of what is kept.
+    draft = path.with_name(path.name + ".tmp")
+    with _open(draft, "w") as file:
+        for record in kept:
+            write_line(file, record)
+    os.replace(draft, path)
+    return _open(path, "a")
+
+
+def _open(path: Path, mode: str) -> TextIO:
+    # What `backslashreplace` makes of a lone surrogate is JSON's own escape of it.
+    return open(path, mode, encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[return-value]

@@ -1,0 +1,177 @@
+"""Where the metrics of a step go: metrics.jsonl, TensorBoard, Weights & Biases, the terminal, or all of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from gspo.observe.jsonl import open_jsonl, read_jsonl, write_line
+
+__all__ = ["JsonlLogger", "Logger", "TensorboardLogger", "Tracker", "WandbLogger", "make_tracker"]
+
+
+class Logger(Protocol):
+    """Takes the metrics of one step after another."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Records the metrics of `step`; each step comes once, in rising order."""
+
+    def close(self) -> None:
+        """Writes what is pending and lets go of files; called once."""
+
+
+class JsonlLogger:
+    """`metrics.jsonl` of a run folder: one line a step, written at once: `{"step": 1, "actor/pg_loss": ...}`."""
+
+    def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
+        """Opens the file; see `open_jsonl` for `resume_step`."""
+        path = Path(run_dir) / "metrics.jsonl"
+        self._file = open_jsonl(path, resume_step)
+        self._last = max((record["step"] for record in read_jsonl(path)), default=-1)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if step <= self._last:
+            raise ValueError(f"step {step} is logged after step {self._last}; log the metrics of a step together, once")
+        self._last = step
+        write_line(self._file, {"step": step, **{name: float(value) for name, value in metrics.items()}})
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorboardLogger:
+    """Scalars for TensorBoard in the run folder's `tensorboard`; on resume it hides the steps that are done again."""
+
+    def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
+        # Imported here because the import takes seconds, and only runs that use it should wait.
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = 0 if resume_step is None else resume_step + 1
+        self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"), purge_step=purge_step)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbLogger:
+    """Weights & Biases, an optional extra. A resumed run goes on under its own id, which `wandb_id.txt` keeps.
+
+    The service ignores a step that it already has; the same step done again has the same figures.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        project: str,
+        experiment: str,
+        config: Mapping[str, Any],
+        resume_step: int | None = None,
+    ) -> None:
+        """Starts or continues the run.
+
+        Raises:
+            ValueError: wandb is not installed.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            fix = 'install it with `pip install "gspo[wandb]"` or take "wandb" out of trainer.logger'
+            raise ValueError(f"trainer.logger names wandb, which is not installed; {fix}") from error
+        id_file = Path(run_dir) / "wandb_id.txt"
+        if resume_step is None or not id_file.exists():
+            id_file.parent.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(secrets.token_hex(8), encoding="utf-8")
+        self._run = wandb.init(
+            project=project,
+            name=experiment,
+            config=dict(config),
+            dir=str(run_dir),
+            id=id_file.read_text(encoding="utf-8").strip(),
+            resume="allow",
+        )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Tracker:
+    """Hands the metrics of each step to several loggers; a context manager that closes them all."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = list(loggers)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for logger in self.loggers:
+            logger.log(metrics, step)
+
+    def close(self) -> None:
+        """Closes every logger, also where closing another one fails; the failure is raised at the end."""
+        with ExitStack() as stack:
+            for logger in self.loggers:
+                stack.callback(logger.close)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def make_tracker(
+    names: Sequence[str],
+    run_dir: Path,
+    project: str,
+    experiment: str,
+    config: Mapping[str, Any],
+    resume_step: int | None = None,
+    console: Logger | None = None,
+) -> Tracker:
+    """The tracker of a run.
+
+    `metrics.jsonl` is written whether named or not: the report is made from it.
+
+    Args:
+        names: `trainer.logger`: any of console, jsonl, tensorboard, wandb.
+        run_dir: the run's folder.
+        project: `trainer.project_name`.
+        experiment: `trainer.experiment_name`.
+        config: the resolved config as plain dictionaries.
+        resume_step: the step that the run goes on from; None for a new run.
+        console: the terminal view, used where "console" is named and it is given (rank 0 has one).
+
+    Raises:
+        ValueError: a name is unknown, or its package is not installed.
+    """
+    run_dir = Path(run_dir)
+    makers: dict[str, Callable[[], Logger | None]] = {
+        "console": lambda: console,
+        "jsonl": lambda: JsonlLogger(run_dir, resume_step),
+        "tensorboard": lambda: TensorboardLogger(run_dir, resume_step),
+        "wandb": lambda: WandbLogger(run_dir, project, experiment, config, resume_step),
+    }
+    for name in names:
+        if name not in makers:
+            raise ValueError(f"trainer.logger names {name!r}, which is unknown; the known ones are {', '.join(makers)}")
+    loggers: list[Logger] = []
+    with ExitStack() as undo:
+        # metrics.jsonl comes last: a logger that cannot be made must not have emptied an older run's figures.
+        for name in [*dict.fromkeys(name for name in names if name != "jsonl"), "jsonl"]:
+            if (logger := makers[name]()) is not None:
+                loggers.append(logger)
+                undo.callback(logger.close)
+        undo.pop_all()
+    return Tracker(loggers)

@@ -1,0 +1,112 @@
+"""Metrics of a batch as sums and counts, and the clock that tells where a step's time goes.
+
+Names are verl's: `critic/{score,rewards,advantages,returns}/*`, `{prompt,response}_length/*`, `timing_s/*`, `perf/*`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.groups import GroupBatch
+
+__all__ = ["PhaseClock", "batch_metrics", "throughput_metrics"]
+
+# What is one figure per response (the sum over its tokens), and what is one per token.
+_PER_RESPONSE = {"critic/score": "token_level_scores", "critic/rewards": "token_level_rewards"}
+_PER_TOKEN = {"critic/advantages": "advantages", "critic/returns": "returns"}
+
+
+class PhaseClock:
+    """Adds up the seconds of a step's phases: `with clock("gen"): ...` becomes `timing_s/gen`.
+
+    Phases may nest (`step` around all of them) and may be entered several times a step.
+    """
+
+    def __init__(
+        self,
+        synchronize: Callable[[], None] = lambda: None,
+        on_phase: Callable[[str], None] = lambda _: None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Makes a clock at zero.
+
+        Args:
+            synchronize: waits for the device (`torch.cuda.synchronize`), so that work counts where it was asked for.
+            on_phase: told the name of each phase as it begins, for a view of what runs now.
+            now: the seconds' source.
+        """
+        self._synchronize, self._on_phase, self._now = synchronize, on_phase, now
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._on_phase(name)
+        self._synchronize()
+        start = self._now()
+        try:
+            yield
+            self._synchronize()
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - start
+
+    def pop(self) -> dict[str, float]:
+        """`timing_s/*` since the last call, in seconds, and starts from zero again."""
+        seconds, self._seconds = self._seconds, {}
+        return {f"timing_s/{name}": value for name, value in seconds.items()}
+
+
+def throughput_metrics(num_tokens: int, seconds: float, num_devices: int = 1) -> dict[str, float]:
+    """`perf/total_num_tokens`, `perf/time_per_step` (seconds) and `perf/throughput` (tokens per second and device).
+
+    Args:
+        num_tokens: tokens of the step, prompts and responses, over all ranks.
+        seconds: the step's time.
+        num_devices: ranks that shared the work.
+    """
+    return {
+        "perf/total_num_tokens": float(num_tokens),
+        "perf/time_per_step": seconds,
+        "perf/throughput": num_tokens / (seconds * num_devices) if seconds > 0 else 0.0,
+    }
+
+
+def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
+    """What a batch looks like: scores, rewards, advantages, returns, lengths, truncation, groups without a signal.
+
+    Tensors that the batch does not hold have no metrics. Advantages and returns are over written tokens, as in verl.
+    `response_length/clip_ratio` is the fraction cut at the token limit; `group/zero_spread` the fraction of groups
+    whose rewards are all equal: their group advantages are zero and teach nothing.
+    """
+    stats: dict[str, Stat] = {}
+    for name, key in _PER_RESPONSE.items():
+        if key in batch.tensors:
+            stats |= _spread(name, batch[key].sum(-1))
+    written = batch["response_mask"].bool()
+    for name, key in _PER_TOKEN.items():
+        if key in batch.tensors and written.any():
+            stats |= _spread(name, batch[key][written])
+    responses = [response for group in batch.groups for response in group.responses]
+    prompts = [len(group.prompt.token_ids) for group in batch.groups for _ in group.responses]
+    stats |= _spread("prompt_length", torch.tensor(prompts, dtype=torch.float64))
+    stats |= _spread("response_length", torch.tensor([len(response) for response in responses], dtype=torch.float64))
+    cut = sum(response.finish_reason == "length" for response in responses)
+    stats["response_length/clip_ratio"] = Mean(float(cut), float(len(responses)))
+    flat = sum(len({response.reward for response in group.responses}) == 1 for group in batch.groups)
+    stats["group/zero_spread"] = Mean(float(flat), float(len(batch.groups)))
+    return stats
+
+
+def _spread(name: str, values: Tensor) -> dict[str, Stat]:
+    """Mean, largest and smallest of values of any shape, at least one."""
+    values = values.detach()
+    return {
+        f"{name}/mean": Mean(values.sum(), float(values.numel())),
+        f"{name}/max": Max(values.max()),
+        f"{name}/min": Min(values.min()),
+    }

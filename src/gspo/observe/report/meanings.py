@@ -1,0 +1,144 @@
+"""What each metric means, where it is healthy, and which setting moves it.
+
+The bands of the clip fractions depend on the policy loss. A sequence-level ratio (GSPO) is clipped within about 3e-4 of
+one, which takes out about 0.15 of the tokens; a token-level ratio (GRPO, PPO) within 0.2, which takes out about 0.001.
+Both figures are from arXiv 2507.18071, section 5. A band is where people start to look, not a law.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["MEANINGS", "SEQUENCE_LEVEL_LOSSES", "Band", "Meaning", "Status"]
+
+Status = Literal["healthy", "watch", "problem", "unknown"]
+
+SEQUENCE_LEVEL_LOSSES = ("gspo", "gspo_token")
+
+
+@dataclass(frozen=True)
+class Band:
+    """Healthy from `low` to `high`, a problem beyond `floor` and `ceiling`, and worth watching in between."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    floor: float = -math.inf
+    ceiling: float = math.inf
+
+    def status(self, value: float) -> Status:
+        if not self.floor <= value <= self.ceiling:
+            return "problem"
+        return "healthy" if self.low <= value <= self.high else "watch"
+
+    def __str__(self) -> str:
+        if math.isinf(self.low):
+            return f"at most {self.high:g}"
+        if math.isinf(self.high):
+            return f"at least {self.low:g}"
+        return f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One metric for a reader.
+
+    Attributes:
+        label: its name in words.
+        text: what it tells, in a sentence.
+        lever: what to change where it is not healthy.
+        healthy: what is healthy, in words, for a metric that is judged by its course and not by a band.
+        band: where it is healthy.
+        sequence_band: the same under a sequence-level policy loss, where that differs.
+    """
+
+    label: str
+    text: str
+    lever: str
+    healthy: str = ""
+    band: Band | None = None
+    sequence_band: Band | None = None
+
+    def band_for(self, policy_loss: str) -> Band | None:
+        if policy_loss in SEQUENCE_LEVEL_LOSSES and self.sequence_band is not None:
+            return self.sequence_band
+        return self.band
+
+    def healthy_words(self, policy_loss: str) -> str:
+        band = self.band_for(policy_loss)
+        return self.healthy if band is None else str(band)
+
+
+_ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+_CLIP_LEVER = f"{_ACTOR}.clip_ratio_low and {_ACTOR}.clip_ratio_high (wider clips less), or a lower {_ACTOR}.optim.lr"
+
+MEANINGS: dict[str, Meaning] = {
+    "held-out": Meaning(
+        "Held-out accuracy",
+        "Share of held-out prompts answered correctly: the measure of success.",
+        f"more steps, a higher {_ACTOR}.optim.lr, or easier prompts if the reward does not move either",
+        healthy="rises",
+    ),
+    "critic/score/mean": Meaning(
+        "Reward",
+        "Mean reward of the sampled training responses; the pale band spans the batch's lowest and highest.",
+        f"{_ACTOR}.optim.lr and {_ROLLOUT}.n; or prompts that are neither solved nor hopeless",
+        healthy="rises, then levels off",
+    ),
+    "group/zero_spread": Meaning(
+        "Groups without a signal",
+        "Share of prompts whose responses all got the same reward. Their advantages are zero, so they teach nothing.",
+        f"a larger {_ROLLOUT}.n, a higher {_ROLLOUT}.temperature, or prompts of middling difficulty",
+        band=Band(high=0.5, ceiling=0.75),
+    ),
+    "response_length/mean": Meaning(
+        "Response length",
+        "Mean length of the sampled responses, in tokens; the pale band spans the shortest and the longest.",
+        "a length reward, or data.max_response_length",
+        healthy="grows only with the reward",
+    ),
+    "response_length/clip_ratio": Meaning(
+        "Cut at the limit",
+        "Share of responses that hit the token limit before they ended. A cut answer cannot be judged fairly.",
+        "a larger data.max_response_length, or a length reward",
+        band=Band(high=0.05, ceiling=0.15),
+    ),
+    "actor/pg_clipfrac": Meaning(
+        "Clip fraction, tokens",
+        "Share of response tokens whose gradient the clip took out.",
+        _CLIP_LEVER,
+        band=Band(high=0.1, ceiling=0.3),
+        sequence_band=Band(low=0.01, high=0.3, ceiling=0.5),
+    ),
+    "actor/seq_clipfrac": Meaning(
+        "Clip fraction, sequences",
+        "Share of responses whose gradient the clip took out as a whole.",
+        _CLIP_LEVER,
+        sequence_band=Band(low=0.01, high=0.3, ceiling=0.5),
+    ),
+    "actor/ppo_kl": Meaning(
+        "KL to the sampling policy",
+        "How far the updates of one step move the policy from the one that sampled, in nats per token.",
+        f"a lower {_ACTOR}.optim.lr, or fewer optimizer steps per rollout (a larger {_ACTOR}.ppo_mini_batch_size)",
+        band=Band(low=-0.02, high=0.02, floor=-0.1, ceiling=0.1),
+    ),
+    "actor/kl_loss": Meaning(
+        "KL to the reference",
+        "How far the policy has moved from the model it started as, in nats per token.",
+        f"{_ACTOR}.kl_loss_coef",
+        band=Band(high=0.5, ceiling=2.0),
+    ),
+    "actor/entropy": Meaning(
+        "Entropy",
+        "How undecided the policy is on the next token, in nats. It falls as it learns; at zero it tries nothing.",
+        f"{_ACTOR}.entropy_coeff, a higher {_ROLLOUT}.temperature, or a wider {_ACTOR}.clip_ratio_high",
+        healthy="falls slowly, stays above a third of its start",
+    ),
+    "actor/grad_norm": Meaning(
+        "Gradient norm",
+        "Length of the gradient before it is clipped. Spikes are bad batches; zero is a batch without a signal.",
+        f"{_ACTOR}.optim.clip_grad, or a lower {_ACTOR}.optim.lr",
+        healthy="steady, without spikes",
+    ),
+}

@@ -1,0 +1,113 @@
+"""A run folder as the report reads it: curves by metric, samples, config."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from gspo.observe.jsonl import read_jsonl
+
+__all__ = ["Curve", "Run", "load_run"]
+
+_HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/(?P<figure>mean@\d+)")
+_END_SHARE = 0.1  # the first and the last tenth of a noisy curve stand for its start and its end
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over the steps that logged it. What was not finite is NaN."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def finite(self) -> list[float]:
+        return [value for value in self.values if math.isfinite(value)]
+
+    def ends(self) -> tuple[float, float]:
+        """Means of the first and of the last tenth, for a curve with at least one finite value."""
+        values = self.finite
+        part = max(1, round(_END_SHARE * len(values)))
+        return mean(values[:part]), mean(values[-part:])
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds."""
+
+    folder: Path
+    curves: dict[str, Curve]
+    samples: list[dict[str, Any]]
+    config_text: str
+    config: dict[str, Any]
+
+    @property
+    def policy_loss(self) -> str:
+        """The policy loss, under either spelling; GSPO where the folder has no config."""
+        loss = self.setting("actor_rollout_ref.actor.policy_loss", "gspo")
+        name = loss.get("loss_mode", "vanilla") if isinstance(loss, dict) else loss
+        return "vanilla" if name == "ppo" else str(name)
+
+    @property
+    def held_out(self) -> dict[str, Curve]:
+        """Held-out accuracy by data source."""
+        found = {name: _HELD_OUT.fullmatch(name) for name in self.curves}
+        return {match["source"]: self.curves[name] for name, match in found.items() if match and self.has(name)}
+
+    def has(self, name: str) -> bool:
+        """Whether a metric has at least one finite value."""
+        return name in self.curves and bool(self.curves[name].finite)
+
+    def setting(self, path: str, default: Any = None) -> Any:
+        """The config's value at a dotted path."""
+        node: Any = self.config
+        for key in path.split("."):
+            if not isinstance(node, dict) or node.get(key) is None:
+                return default
+            node = node[key]
+        return node
+
+    def updates_per_rollout(self) -> int | None:
+        """Optimizer steps on each batch of rollouts; None where the config does not tell."""
+        prompts = self.setting("data.train_batch_size")
+        mini_batch = self.setting("actor_rollout_ref.actor.ppo_mini_batch_size")
+        if not isinstance(prompts, int) or not isinstance(mini_batch, int) or mini_batch < 1:
+            return None
+        return math.ceil(prompts / mini_batch) * int(self.setting("actor_rollout_ref.actor.ppo_epochs", 1))
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def load_run(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        ValueError: the folder has no `metrics.jsonl`, or one of its files cannot be read.
+    """
+    metrics_file = folder / "metrics.jsonl"
+    if not metrics_file.exists():
+        raise ValueError(f"{folder} has no metrics.jsonl; give the folder of a run (trainer.default_local_dir)")
+    points: dict[str, dict[int, float]] = {}
+    for record in read_jsonl(metrics_file):
+        for name, value in record.items():
+            if name != "step":
+                points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
+    curves = {name: Curve(tuple(values), tuple(values.values())) for name, values in points.items()}
+    config_file = folder / "config.yaml"
+    text = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config_file} is not YAML; restore it or remove it: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{config_file} is not a mapping of keys; it should be the resolved config of the run")
+    return Run(folder, curves, read_jsonl(folder / "samples.jsonl"), text, {str(key): config[key] for key in config})

@@ -1,0 +1,80 @@
+"""Sampled responses in samples.jsonl: what the model wrote, and what it got for it, at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from gspo.groups import Group, Prompt, Response
+from gspo.observe.jsonl import open_jsonl, write_line
+
+__all__ = ["SampleWriter"]
+
+
+class SampleWriter:
+    """Writes responses to `samples.jsonl` of a run folder, one line a response."""
+
+    def __init__(self, run_dir: Path, limit: int = 16, resume_step: int | None = None) -> None:
+        """Opens the file.
+
+        Args:
+            run_dir: the run's folder.
+            limit: the most responses written per call of `write`; the first ones, in the groups' order.
+            resume_step: the step that the run goes on from; lines of later steps are removed. None: a new run.
+
+        Raises:
+            ValueError: the limit is negative.
+        """
+        if limit < 0:
+            raise ValueError(f"the limit of samples per step is {limit}; give 0 (none) or more")
+        self._limit = limit
+        self._file = open_jsonl(Path(run_dir) / "samples.jsonl", resume_step)
+
+    def write(
+        self,
+        groups: Sequence[Group],
+        step: int,
+        split: Literal["train", "val"] = "train",
+        advantages: Sequence[float] | None = None,
+    ) -> None:
+        """Writes the first responses of these groups.
+
+        Args:
+            groups: the groups of one step.
+            step: the step that sampled them.
+            split: training prompts or held-out ones.
+            advantages: one for each response of `groups`, side by side; None where there are none.
+
+        Raises:
+            ValueError: the advantages are not one for each response.
+        """
+        pairs = [(group.prompt, response) for group in groups for response in group.responses]
+        if advantages is not None and len(advantages) != len(pairs):
+            raise ValueError(f"{len(advantages)} advantages for {len(pairs)} responses; give one for each response")
+        for row, (prompt, response) in enumerate(pairs[: self._limit]):
+            record = {"step": step, "split": split, **_describe(prompt, response)}
+            if advantages is not None:
+                record["advantage"] = float(advantages[row])
+            write_line(self._file, record)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _describe(prompt: Prompt, response: Response) -> dict[str, Any]:
+    """One response as a record; an abstention or an error of the scorer is told, as the reward alone cannot."""
+    record: dict[str, Any] = {
+        "uid": prompt.uid,
+        "data_source": prompt.data_source,
+        "prompt": prompt.text,
+        "response": response.text,
+        "reward": response.reward,
+        "finish_reason": response.finish_reason,
+        "length": len(response),
+    }
+    outcome = response.outcome
+    if outcome is not None:
+        record["extras"] = dict(outcome.extras)
+        record |= {key: text for key in ("abstained", "error") if (text := getattr(outcome, key)) is not None}
+    return record

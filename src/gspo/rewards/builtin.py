@@ -1,0 +1,153 @@
+"""The built-in reward functions by name, and the one that each known data source gets."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from gspo.groups import Outcome, Prompt, Response
+from gspo.rewards.base import RewardError, Scorer, to_outcome
+from gspo.rewards.format import THINK_ANSWER
+from gspo.rewards.gsm8k import score_gsm8k
+from gspo.rewards.length import overlong_penalty
+from gspo.rewards.workers import WorkerPool
+
+__all__ = ["BUILTINS", "function_for", "make_scorer"]
+
+# Data sources, matched in lower case from their start, and their functions. The names are those in use for verl.
+_DEFAULTS = (
+    (r"(openai/)?gsm8k", "gsm8k"),
+    (r"reasoning_gym/", "gym"),
+    (r"([\w.-]+/)?(math|aime|amc|minerva|olympiad|deepscaler|numina|hendrycks.*math)", "math"),
+)
+
+
+class _Unscorable(Exception):
+    """Why a row cannot be given to a scorer."""
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Scores in this process, at once: for what cannot hang."""
+
+    score: Callable[[Prompt, Response], Any]
+
+    def submit(self, prompt: Prompt, response: Response) -> Future[Outcome]:
+        done: Future[Outcome] = Future()
+        try:
+            done.set_result(to_outcome(self.score(prompt, response)))
+        except _Unscorable as error:
+            done.set_result(Outcome(error=str(error)))
+        return done
+
+
+@dataclass(frozen=True)
+class _InWorker:
+    """Scores in a process that can be killed. `arguments` gives what the function is called with, besides the text."""
+
+    pool: WorkerPool
+    function: str
+    arguments: Callable[[Prompt], dict[str, Any]]
+
+    def submit(self, prompt: Prompt, response: Response) -> Future[Outcome]:
+        try:
+            arguments = self.arguments(prompt)
+        except _Unscorable as error:
+            done: Future[Outcome] = Future()
+            done.set_result(Outcome(error=str(error)))
+            return done
+        return self.pool.submit(self.function, solution_str=response.text, **arguments)
+
+
+def _gsm8k(_: WorkerPool, *, strict: bool = False) -> Scorer:
+    return _Here(lambda prompt, response: score_gsm8k(response.text, _truth(prompt), strict))
+
+
+def _math(pool: WorkerPool) -> Scorer:
+    return _InWorker(pool, "gspo.rewards.math:score_math", lambda prompt: {"ground_truth": _truth(prompt)})
+
+
+def _gym(pool: WorkerPool) -> Scorer:
+    return _InWorker(pool, "gspo.rewards.gym:score_gym", _gym_entry)
+
+
+def _format(pool: WorkerPool, *, pattern: str = THINK_ANSWER) -> Scorer:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise RewardError(f"the pattern {pattern!r} of the reward `format` cannot be compiled: {error}") from error
+    return _InWorker(pool, "gspo.rewards.format:score_format", lambda _: {"pattern": pattern})
+
+
+def _overlong(_: WorkerPool, *, max_length: int, buffer: int, factor: float = 1.0) -> Scorer:
+    if not 0 < buffer <= max_length:
+        raise RewardError(f"the reward `overlong` has buffer={buffer}: set it from 1 to max_length={max_length}")
+    return _Here(lambda _, response: overlong_penalty(len(response), max_length, buffer, factor))
+
+
+BUILTINS: Mapping[str, Callable[..., Scorer]] = {
+    "gsm8k": _gsm8k,
+    "math": _math,
+    "gym": _gym,
+    "format": _format,
+    "overlong": _overlong,
+}
+
+
+def make_scorer(name: str, kwargs: Mapping[str, Any], pool: WorkerPool) -> Scorer:
+    """The built-in reward `name` with its settings.
+
+    Raises:
+        RewardError: the name or a setting is unknown, or a setting is missing or wrong.
+    """
+    if name not in BUILTINS:
+        raise RewardError(f"there is no reward function {name!r}; there are {', '.join(BUILTINS)} and custom")
+    try:
+        inspect.signature(BUILTINS[name]).bind(pool, **kwargs)
+    except TypeError as error:
+        settings = list(inspect.signature(BUILTINS[name]).parameters)[1:]
+        raise RewardError(
+            f"the reward {name!r} cannot take kwargs={dict(kwargs)} ({error}); "
+            f"its settings: {', '.join(settings) or 'none'}"
+        ) from error
+    return BUILTINS[name](pool, **kwargs)
+
+
+def function_for(data_source: str) -> str:
+    """The name of the built-in function that judges this data where none is configured.
+
+    Raises:
+        RewardError: none does.
+    """
+    for pattern, name in _DEFAULTS:
+        if re.match(pattern, data_source.lower()):
+            return name
+    raise RewardError(
+        f"no built-in reward is known for data_source={data_source!r}: name one, as in "
+        f"reward.functions=[{{name: math}}] (there are {', '.join(BUILTINS)}), "
+        "or set custom_reward_function.path to a file with your own"
+    )
+
+
+def _truth(prompt: Prompt) -> str:
+    truth = prompt.ground_truth
+    if isinstance(truth, str) or (isinstance(truth, (int, float)) and not math.isnan(truth)):
+        return str(truth)
+    raise _Unscorable(
+        f"row {prompt.uid} has reward_model.ground_truth={truth!r}, not a text or a number: mend or remove the row"
+    )
+
+
+def _gym_entry(prompt: Prompt) -> dict[str, Any]:
+    keys = ("task", "task_config", "entry")
+    if not all(isinstance(prompt.extra_info.get(key), str) for key in keys):
+        raise _Unscorable(
+            f"row {prompt.uid} has no entry of reasoning-gym ({', '.join(keys)}) in extra_info: "
+            "write the data with `gspo data reasoning-gym`"
+        )
+    return {key: prompt.extra_info[key] for key in keys}

@@ -1,0 +1,152 @@
+"""Scores the responses of groups: chooses the functions, runs them concurrently and reports what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from gspo.algorithms.stats import Stat
+from gspo.config.schema_data import CustomRewardConfig, RewardConfig
+from gspo.groups import Group, Prompt, Response
+from gspo.rewards.base import RewardError
+from gspo.rewards.builtin import function_for, make_scorer
+from gspo.rewards.combine import Part, combine, reward_stats
+from gspo.rewards.custom import CustomScorer, load_function
+from gspo.rewards.workers import WorkerPool
+
+__all__ = ["RewardManager"]
+
+
+class RewardManager:
+    """Scores responses by the configured functions, or by the one that a row's data source is known to need.
+
+    Attributes:
+        first_error: the first error of any response since the manager was made, with its place; None where none was.
+    """
+
+    def __init__(
+        self, config: RewardConfig, custom: CustomRewardConfig, *, max_response_length: int | None = None
+    ) -> None:
+        """Sets the functions up; no process starts before the first response.
+
+        Args:
+            config: the `reward` section.
+            custom: the `custom_reward_function` section.
+            max_response_length: `data.max_response_length`, for the overlong buffer.
+
+        Raises:
+            RewardError: a function or one of its settings cannot be used.
+        """
+        self.first_error: str | None = None
+        self._raise = config.on_error == "raise"
+        self._pool = WorkerPool(config.num_workers, config.timeout)
+        self._custom = _make_custom(config, custom)
+        self._configured = self._configured_parts(config)
+        self._penalty = self._penalty_part(config, max_response_length)
+        self._defaults: dict[str, Part] = {}
+
+    def score(self, groups: Sequence[Group]) -> dict[str, Stat]:
+        """Sets `outcome` of every response and returns the figures of the batch.
+
+        The figures: `reward/<function>/mean` of each function, before its weight; `reward/<extra>` of each extra;
+        `reward/abstained` and `reward/errors` as fractions of the responses.
+
+        Raises:
+            RewardError: no function is known for a row, every response failed, or one did and `reward.on_error` is
+                `raise`.
+        """
+        places = [
+            (group.prompt, number, response) for group in groups for number, response in enumerate(group.responses)
+        ]
+        parts = [self._parts(prompt) for prompt, _, _ in places]
+        pending = [
+            [part.scorer.submit(prompt, response) for part in row]
+            for row, (prompt, _, response) in zip(parts, places, strict=True)
+        ]
+        judged = [
+            [(part, future.result()) for part, future in zip(row, futures, strict=True)]
+            for row, futures in zip(parts, pending, strict=True)
+        ]
+        for (_, _, response), outcomes in zip(places, judged, strict=True):
+            response.outcome = combine(outcomes)
+        self._report_errors(places)
+        return reward_stats([response.outcome for _, _, response in places], judged)
+
+    def close(self) -> None:
+        """Ends the processes and threads that score."""
+        self._pool.close()
+        if self._custom is not None:
+            self._custom.close()
+
+    def __enter__(self) -> RewardManager:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _parts(self, prompt: Prompt) -> list[Part]:
+        parts = self._configured or [self._default(prompt.data_source)]
+        return [*parts, self._penalty] if self._penalty else parts
+
+    def _default(self, data_source: str) -> Part:
+        name = function_for(data_source)
+        if name not in self._defaults:
+            self._defaults[name] = Part(name, 1.0, make_scorer(name, {}, self._pool))
+        return self._defaults[name]
+
+    def _configured_parts(self, config: RewardConfig) -> list[Part]:
+        if not config.functions:
+            return [Part("custom", 1.0, self._custom)] if self._custom is not None else []
+        parts, seen = [], Counter[str]()
+        for function in config.functions:
+            seen[function.name] += 1
+            name = function.name if seen[function.name] == 1 else f"{function.name}_{seen[function.name]}"
+            if function.name != "custom":
+                scorer = make_scorer(function.name, function.kwargs, self._pool)
+            elif self._custom is None:
+                raise RewardError("reward.functions names `custom`: set custom_reward_function.path to its file")
+            elif function.kwargs:
+                raise RewardError("the reward `custom` takes its settings from custom_reward_function.reward_kwargs")
+            else:
+                scorer = self._custom
+            parts.append(Part(name, function.weight, scorer))
+        if self._custom is not None and "custom" not in seen:
+            raise RewardError(
+                "custom_reward_function.path is set, but reward.functions does not name `custom`: "
+                "add {name: custom} to it, or unset the path"
+            )
+        return parts
+
+    def _penalty_part(self, config: RewardConfig, max_response_length: int | None) -> Part | None:
+        buffer = config.overlong_buffer
+        if not buffer.enable:
+            return None
+        if max_response_length is None:
+            raise RewardError("reward.overlong_buffer needs data.max_response_length, the length that it ends at")
+        kwargs = {"max_length": max_response_length, "buffer": buffer.len, "factor": buffer.penalty_factor}
+        return Part("overlong_buffer", 1.0, make_scorer("overlong", kwargs, self._pool))
+
+    def _report_errors(self, places: Sequence[tuple[Prompt, int, Response]]) -> None:
+        failed = [place for place in places if place[2].outcome is not None and place[2].outcome.error is not None]
+        if not failed:
+            return
+        prompt, number, response = failed[0]
+        assert response.outcome is not None
+        where = f"{prompt.uid}, response {number}"
+        self.first_error = self.first_error or f"{where}: {response.outcome.error}"
+        if self._raise:
+            raise RewardError(
+                f"the reward failed for {where}: {response.outcome.error}. The response: {response.text!r}. "
+                "Mend the function or the row, or set reward.on_error=exclude to leave such responses out"
+            )
+        if len(failed) == len(places):
+            raise RewardError(
+                f"the reward failed for all {len(places)} responses; the first, {where}: {response.outcome.error}"
+            )
+
+
+def _make_custom(config: RewardConfig, custom: CustomRewardConfig) -> CustomScorer | None:
+    if custom.path is None:
+        return None
+    function = load_function(custom.path, custom.name, custom.reward_kwargs)
+    return CustomScorer(function, custom.reward_kwargs, config.timeout)

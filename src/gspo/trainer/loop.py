@@ -1,0 +1,165 @@
+"""The training loop: sample, score, compare within groups, update, look."""
+
+from __future__ import annotations
+
+from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
+from gspo.config import Config
+from gspo.evaluate import answer_groups, summarize, validation_metrics
+from gspo.groups import Group, GroupBatch
+from gspo.observe import batch_metrics, build_report, throughput_metrics
+from gspo.rollout import SamplingParams
+from gspo.trainer.run import Run, open_run
+from gspo.trainer.stages import add_advantages, add_log_probs, add_reference, add_rewards, judged, update_actor
+
+__all__ = ["train", "train_run"]
+
+
+def train(config: Config) -> Run:
+    """Trains as the configuration says and returns the finished run, its report and its export written.
+
+    Raises:
+        ValueError: something the run was given cannot be used; says what and how to mend it.
+    """
+    with open_run(config) as run:
+        train_run(run)
+    return run
+
+
+def train_run(run: Run) -> None:
+    """The loop over a run that is set up."""
+    trainer = run.config.trainer
+    if trainer.val_only or (trainer.val_before_train and run.step == 0):
+        metrics = validate(run)
+        if trainer.val_only:
+            run.console.log(metrics, run.step)
+            return
+        run.tracker.log(metrics, run.step)
+    if run.step >= run.total_steps:
+        run.console.notice(
+            f"nothing to train: step {run.step} of {run.total_steps} is done. Raise trainer.total_training_steps or "
+            "trainer.total_epochs, or set trainer.resume_mode=disable to start again"
+        )
+        return
+    for step in range(run.step + 1, run.total_steps + 1):
+        with run.clock("step"):
+            groups = collect(run, step)
+            stats = {**score(run, groups), **update(run, groups, step)}
+            run.engine.load_weights(run.actor.policy, version=step)
+        finish_step(run, step, groups, to_floats(stats))
+    finish_run(run)
+
+
+def collect(run: Run, step: int) -> list[Group]:
+    """Samples a group for each prompt of the next batch."""
+    rollout = run.config.actor_rollout_ref.rollout
+    prompts = [run.train_data[index] for index in run.sampler.next_batch()]
+    with run.clock("gen"):
+        return run.engine.generate(prompts, training_sampling(run.config), n=rollout.n, step=step)
+
+
+def score(run: Run, groups: list[Group]) -> dict[str, Stat]:
+    """Sets every response's outcome; a scorer's error is told once."""
+    with run.clock("reward"):
+        stats = run.rewards.score(groups)
+    error = run.rewards.first_error
+    if error is not None and error not in run.seen_errors:
+        run.seen_errors.add(error)
+        run.console.notice(f"a reward failed (counted in reward/errors; those responses are left out): {error}")
+    return stats
+
+
+def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
+    """From scored groups to new weights."""
+    config, policy = run.config, run.actor.policy
+    batch = GroupBatch.from_groups(judged(groups), policy.device)
+    stats: dict[str, Stat] = {"actor/lr": Mean(run.actor.lr)}
+    if run.config.algorithm.use_kl_in_reward or several_updates(config, batch):
+        with run.clock("old_log_prob"):
+            stats |= add_log_probs(batch, policy, config)
+    if run.reference is not None:
+        with run.clock("ref"):
+            add_reference(batch, run.reference, config)
+    with run.clock("adv"):
+        stats |= add_rewards(batch, run.kl_controller, config)
+        add_advantages(batch, config)
+    with run.clock("update_actor"):
+        stats |= update_actor(batch, run.actor, config, step)
+    return merge_stats([stats, batch_metrics(batch)])
+
+
+def several_updates(config: Config, batch: GroupBatch) -> bool:
+    """Whether the policy moves within a step, so that its old log-probabilities have to be kept."""
+    actor = config.actor_rollout_ref.actor
+    return actor.ppo_epochs > 1 or (actor.ppo_mini_batch_size or 0) < len(batch.groups)
+
+
+def finish_step(run: Run, step: int, groups: list[Group], metrics: dict[str, float]) -> None:
+    """Validates, logs and saves, where it is time to."""
+    trainer = run.config.trainer
+    run.step = step
+    last = step == run.total_steps
+    if last or (trainer.test_freq > 0 and step % trainer.test_freq == 0):
+        metrics |= validate(run)
+    timing = run.clock.pop()
+    tokens = sum(group.num_tokens for group in groups)
+    metrics |= timing | throughput_metrics(tokens, timing["timing_s/step"])
+    metrics |= {"training/global_step": float(step), "training/epoch": float(run.sampler.epoch)}
+    run.samples.write(groups[:1], step, "train")
+    run.tracker.log(metrics, step)
+    if last or (trainer.save_freq > 0 and step % trainer.save_freq == 0):
+        run.save()
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Accuracy on the held-out prompts; nothing without any."""
+    if run.val_data is None:
+        return {}
+    config = run.config
+    kwargs = config.actor_rollout_ref.rollout.val_kwargs
+    with run.clock("testing"):
+        groups = answer_groups(
+            run.engine,
+            run.rewards,
+            run.val_data.prompts,
+            validation_sampling(config),
+            n=kwargs.n,
+            batch_size=config.data.val_batch_size,
+        )
+    if config.trainer.log_val_generations:
+        run.samples.write(groups[: config.trainer.log_val_generations], run.step, "val")
+    return validation_metrics(summarize(groups))
+
+
+def finish_run(run: Run) -> None:
+    """The model for use elsewhere, and the report."""
+    if run.config.trainer.save_hf:
+        run.actor.export(run.tokenizer, run.folder / "huggingface")
+    build_report(run.folder)
+
+
+def training_sampling(config: Config) -> SamplingParams:
+    """How training responses are drawn."""
+    rollout = config.actor_rollout_ref.rollout
+    return SamplingParams(
+        max_tokens=config.data.max_response_length,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k or -1,
+        min_p=rollout.min_p,
+        stop=tuple(rollout.stop),
+        ignore_eos=rollout.ignore_eos,
+    )
+
+
+def validation_sampling(config: Config) -> SamplingParams:
+    """How validation responses are drawn."""
+    rollout = config.actor_rollout_ref.rollout
+    kwargs = rollout.val_kwargs
+    return SamplingParams(
+        max_tokens=config.data.max_response_length,
+        temperature=kwargs.temperature if kwargs.do_sample else 0.0,
+        top_p=kwargs.top_p,
+        top_k=kwargs.top_k or -1,
+        stop=tuple(rollout.stop),
+        ignore_eos=rollout.ignore_eos,
+    )

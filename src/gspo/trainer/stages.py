@@ -1,0 +1,187 @@
+"""The stages of a training step: what each takes from the groups and what it leaves with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gspo.algorithms import agg_loss, get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
+from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
+from gspo.algorithms.settings import PolicyLossConfig
+from gspo.algorithms.stats import Max, Mean, Stat, merge_stats
+from gspo.config import Config
+from gspo.groups import Group, GroupBatch
+from gspo.models import Policy, micro_batches
+from gspo.trainer.actor import Actor
+
+__all__ = [
+    "add_advantages",
+    "add_log_probs",
+    "add_reference",
+    "add_rewards",
+    "judged",
+    "loss_settings",
+    "mini_batches",
+    "update_actor",
+]
+
+
+def judged(groups: list[Group]) -> list[Group]:
+    """The groups with the responses that have a reward; what a scorer abstained from or failed on takes no part."""
+    kept = [replace(group, responses=[r for r in group.responses if r.reward is not None]) for group in groups]
+    return [group for group in kept if group.responses]
+
+
+@torch.no_grad()
+def add_log_probs(batch: GroupBatch, policy: Policy, config: Config) -> dict[str, Stat]:
+    """`old_log_probs`: each token's log-probability under the policy before it is updated."""
+    rollout = config.actor_rollout_ref.rollout
+    log_probs, entropies = [], []
+    for part in micro_batches(batch, rollout.log_prob_max_token_len_per_gpu):
+        log_prob, entropy = policy.log_probs(part, rollout.temperature, with_entropy=True)
+        log_probs.append(log_prob)
+        entropies.append(entropy)
+    batch["old_log_probs"] = torch.cat(log_probs).float()
+    mask = batch["response_mask"]
+    drift = (batch["old_log_probs"].exp() - batch["rollout_log_probs"].exp()).abs() * mask
+    return {
+        "actor/entropy": Mean.masked(torch.cat(entropies), mask),
+        "training/rollout_probs_diff_mean": Mean.masked(drift, mask),
+        "training/rollout_probs_diff_max": Max(drift.max()),
+    }
+
+
+@torch.no_grad()
+def add_reference(batch: GroupBatch, reference: Policy, config: Config) -> None:
+    """`ref_log_prob`: each token's log-probability under the reference policy."""
+    temperature = config.actor_rollout_ref.rollout.temperature
+    parts = micro_batches(batch, config.actor_rollout_ref.ref.log_prob_max_token_len_per_gpu)
+    batch["ref_log_prob"] = torch.cat([reference.log_probs(part, temperature)[0] for part in parts]).float()
+
+
+def add_rewards(
+    batch: GroupBatch, controller: AdaptiveKLController | FixedKLController, config: Config
+) -> dict[str, Stat]:
+    """`token_level_rewards`: the scores, less the divergence from the reference where `use_kl_in_reward` asks for it.
+
+    An adaptive controller moves its weight by the batch's divergence (Ziegler et al. 2019, arXiv 1909.08593, sec. 2.2).
+    """
+    if not config.algorithm.use_kl_in_reward:
+        batch["token_level_rewards"] = batch["token_level_scores"]
+        return {}
+    mask = batch["response_mask"]
+    divergence = kl_penalty(batch["old_log_probs"], batch["ref_log_prob"], config.algorithm.kl_penalty) * mask
+    weight = controller.value
+    batch["token_level_rewards"] = batch["token_level_scores"] - weight * divergence
+    per_response = divergence.sum(-1) / mask.sum(-1).clamp(min=1)
+    current = float(per_response.mean())
+    controller.update(current_kl=current, n_steps=len(batch))
+    return {"actor/reward_kl_penalty": Mean(current), "actor/reward_kl_penalty_coeff": Mean(weight)}
+
+
+def add_advantages(batch: GroupBatch, config: Config) -> None:
+    """`advantages` and `returns` from `token_level_rewards`, by `algorithm.adv_estimator`."""
+    algorithm = config.algorithm
+    estimator = get_adv_estimator_fn(algorithm.adv_estimator)
+    settings = {
+        "grpo": {"norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo},
+        "grpo_vectorized": {"norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo},
+        "reinforce_plus_plus": {"gamma": algorithm.gamma},
+    }
+    batch["advantages"], batch["returns"] = estimator(
+        token_level_rewards=batch["token_level_rewards"],
+        response_mask=batch["response_mask"],
+        index=batch.group_index,
+        config=algorithm,
+        **settings.get(algorithm.adv_estimator, {}),
+    )
+
+
+def loss_settings(config: Config, batch: GroupBatch) -> PolicyLossConfig:
+    """The numbers of the policy loss, with the normalisers of a whole optimizer batch."""
+    actor = config.actor_rollout_ref.actor
+    mask = batch["response_mask"]
+    return PolicyLossConfig(
+        clip_ratio=actor.clip_ratio,
+        clip_ratio_low=actor.clip_ratio_low,
+        clip_ratio_high=actor.clip_ratio_high,
+        clip_ratio_c=actor.clip_ratio_c,
+        loss_scale_factor=actor.loss_scale_factor,
+        tau_pos=actor.policy_loss.tau_pos,
+        tau_neg=actor.policy_loss.tau_neg,
+        global_batch_info={"batch_num_tokens": mask.sum(), "global_batch_size": (mask.sum(-1) > 0).sum()},
+    )
+
+
+def mini_batches(batch: GroupBatch, config: Config, step: int) -> Iterator[GroupBatch]:
+    """The optimizer batches of one step: `ppo_mini_batch_size` prompts each, `ppo_epochs` times over."""
+    actor = config.actor_rollout_ref.actor
+    count = len(batch.groups)
+    size = actor.ppo_mini_batch_size or count
+    for epoch in range(actor.ppo_epochs):
+        order = np.arange(count)
+        if actor.shuffle:
+            order = np.random.default_rng([config.trainer.seed, step, epoch]).permutation(count)
+        for start in range(0, count, size):
+            yield batch.select(order[start : start + size].tolist())
+
+
+def update_actor(batch: GroupBatch, actor: Actor, config: Config, step: int) -> dict[str, Stat]:
+    """The policy's updates of one step.
+
+    A batch without `old_log_probs` is trained in a single optimizer step: the policy is then its own old policy.
+    """
+    stats: list[dict[str, Stat]] = []
+    for mini_batch in mini_batches(batch, config, step):
+        if not bool(mini_batch["response_mask"].any()):
+            continue
+        stats += _accumulate(mini_batch, actor.policy, config)
+        stats.append(actor.step())
+    actor.schedule.step()
+    return merge_stats(stats)
+
+
+def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Iterator[dict[str, Stat]]:
+    """Gradients of one optimizer batch, micro-batch by micro-batch."""
+    actor, temperature = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.temperature
+    loss_fn = get_policy_loss_fn(actor.policy_loss.loss_mode)
+    settings, mode = loss_settings(config, mini_batch), actor.loss_agg_mode or "token-mean"
+    normalisers = {**settings.global_batch_info, "loss_scale_factor": actor.loss_scale_factor}
+    max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
+    max_tokens = actor.ppo_max_token_len_per_gpu
+    parts = list(micro_batches(mini_batch, max_tokens, max_responses))
+
+    def share(loss: Tensor) -> Mean:
+        """A part of the optimizer batch's loss: the parts add up to one loss of count one."""
+        return Mean(loss.detach(), 1 / len(parts))
+
+    for part in parts:
+        mask = part["response_mask"]
+        own_old = "old_log_probs" not in part.tensors
+        wants_entropy = own_old or actor.entropy_coeff != 0
+        log_prob, entropy = policy.log_probs(part, temperature, with_entropy=wants_entropy)
+        old_log_prob = log_prob.detach() if own_old else part["old_log_probs"]
+        loss, stats = loss_fn(
+            old_log_prob=old_log_prob,
+            log_prob=log_prob,
+            advantages=part["advantages"],
+            response_mask=mask,
+            loss_agg_mode=mode,
+            config=settings,
+        )
+        stats = {**stats, "actor/pg_loss": share(loss)}
+        if own_old:
+            stats["actor/entropy"] = Mean.masked(entropy, mask)
+        if actor.entropy_coeff != 0:
+            loss = loss - actor.entropy_coeff * agg_loss(entropy, mask, mode, **normalisers)
+        if actor.use_kl_loss:
+            divergence = kl_penalty(log_prob, part["ref_log_prob"], actor.kl_loss_type)
+            kl_loss = agg_loss(divergence, mask, mode, **normalisers)
+            loss = loss + actor.kl_loss_coef * kl_loss
+            stats |= {"actor/kl_loss": share(kl_loss), "actor/kl_coef": Mean(actor.kl_loss_coef)}
+        loss.backward()
+        yield stats

@@ -1,0 +1,190 @@
+import math
+
+import pytest
+import torch
+
+from gspo.algorithms import (
+    compute_offpolicy_metrics,
+    compute_rollout_correction_and_rejection_mask,
+    compute_rollout_correction_weights,
+    compute_rollout_rejection_mask,
+    merge_stats,
+    to_floats,
+)
+
+
+def log_ratio_of(batch):
+    return (batch.log_prob - batch.old_log_prob).detach()
+
+
+def kept_cells(oracle, mask):
+    return [(i, t) for i, row in enumerate(oracle.tokens_of(mask)) for t in row]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("threshold", [1.5, "1.5", "0.6_1.5"])
+def test_weights_and_their_figures(oracle, level, threshold):
+    batch = oracle.make_batch(0, drift=0.4)
+    ratio = log_ratio_of(batch)
+    weights, metrics = compute_rollout_correction_weights(ratio, batch.mask, level, threshold)
+    lower = 0.6 if threshold == "0.6_1.5" else None
+    raws, expected = [], torch.zeros_like(ratio)
+    for i, row in enumerate(oracle.tokens_of(batch.mask)):
+        for t in row:
+            raw = math.exp(ratio[i, t] if level == "token" else sum(float(ratio[i, u]) for u in row))
+            raws.append(raw)
+            inside = lower is not None and lower <= raw <= 1.5
+            expected[i, t] = min(raw, 1.5) if lower is None else raw * inside
+    torch.testing.assert_close(weights, expected)
+    used = [float(expected[cell]) for cell in kept_cells(oracle, batch.mask)]
+    low = 1 / 1.5 if lower is None else lower
+    assert to_floats(metrics) == pytest.approx(
+        {
+            "rollout_is_mean": sum(used) / len(used),
+            "rollout_is_max": max(used),
+            "rollout_is_min": min(used),
+            "rollout_is_ratio_fraction_high": sum(raw > 1.5 for raw in raws) / len(raws),
+            "rollout_is_ratio_fraction_low": sum(raw < low for raw in raws) / len(raws),
+            "rollout_is_eff_sample_size": sum(used) ** 2 / len(used) / sum(w * w for w in used),
+        }
+    )
+
+
+def test_weights_of_equal_policies_are_one(oracle):
+    mask = oracle.make_batch().mask
+    weights, metrics = compute_rollout_correction_weights(torch.zeros(6, 6, requires_grad=True), mask, "sequence")
+    assert torch.equal(weights, mask.float())
+    assert not weights.requires_grad
+    assert float(metrics["rollout_is_eff_sample_size"]) == 1
+
+
+def accepted(option, threshold, values):
+    """Whether a list of log-ratios (a response's, or one token's alone) passes."""
+    level, statistic = option.rsplit("_", 1)
+    per_token = {
+        "k1": [-x for x in values],
+        "k2": [x * x / 2 for x in values],
+        "k3": [math.exp(x) - 1 - x for x in values],
+    }[statistic]
+    figure = {"seq_mean": sum(per_token) / len(per_token), "seq_max": max(per_token)}.get(level, sum(per_token))
+    if statistic == "k1":
+        return math.log(threshold[0]) <= figure <= math.log(threshold[1])
+    return figure <= threshold
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "threshold"),
+    [
+        ("token_k1", "0.8_1.5", (0.8, 1.5)),
+        ("token_k1", 1.25, (0.8, 1.25)),
+        ("token_k2", 0.05, 0.05),
+        ("token_k3", "0.05", 0.05),
+        ("seq_sum_k1", "0.8_1.5", (0.8, 1.5)),
+        ("seq_sum_k2", 0.3, 0.3),
+        ("seq_sum_k3", 0.3, 0.3),
+        ("seq_mean_k1", "0.9_1.2", (0.9, 1.2)),
+        ("seq_mean_k2", 0.05, 0.05),
+        ("seq_mean_k3", 0.05, 0.05),
+        ("seq_max_k2", 0.2, 0.2),
+        ("seq_max_k3", 0.2, 0.2),
+    ],
+)
+def test_rejection_takes_out_what_differs_too_much(oracle, option, given, threshold):
+    batch = oracle.make_batch(0, drift=0.4)
+    ratio = log_ratio_of(batch)
+    mask, metrics = compute_rollout_rejection_mask(ratio, batch.mask, option, given)
+    expected = torch.zeros_like(batch.mask)
+    for i, row in enumerate(oracle.tokens_of(batch.mask)):
+        for t in row:
+            values = [float(ratio[i, u]) for u in (row if option.startswith("seq") else [t])]
+            expected[i, t] = int(accepted(option, threshold, values))
+    assert torch.equal(mask, expected)
+    lost = batch.mask - expected
+    assert 0 < lost.sum() < batch.mask.sum()
+    fraction = float(lost.sum() / batch.mask.sum())
+    seq_fraction = float(lost.any(dim=-1).sum() / batch.mask.any(dim=-1).sum())
+    names = {"masked_fraction": fraction, "seq_masked_fraction": seq_fraction}
+    prefixes = ("rollout_rs", f"rollout_rs_{option}")
+    assert to_floats(metrics) == pytest.approx({f"{p}_{name}": v for p in prefixes for name, v in names.items()})
+
+
+def test_several_options_must_all_accept(oracle):
+    batch = oracle.make_batch(3, drift=0.4)
+    ratio = log_ratio_of(batch)
+    both, _ = compute_rollout_rejection_mask(ratio, batch.mask, "token_k1, seq_max_k2", "0.8_1.5, 0.2")
+    one, _ = compute_rollout_rejection_mask(ratio, batch.mask, "token_k1", "0.8_1.5")
+    other, _ = compute_rollout_rejection_mask(ratio, batch.mask, "seq_max_k2", 0.2)
+    assert torch.equal(both, one * other)
+
+
+def test_drift_figures(oracle):
+    batch = oracle.make_batch(4, drift=0.3)
+    train, rollout, mask = batch.log_prob.detach(), batch.old_log_prob, batch.mask
+    cells = kept_cells(oracle, mask)
+    rows = [(i, row) for i, row in enumerate(oracle.tokens_of(mask)) if row]
+    x = [float(train[cell] - rollout[cell]) for cell in cells]
+    sums = [sum(float(train[i, t] - rollout[i, t]) for t in row) for i, row in rows]
+    nll = [-sum(float(train[i, t]) for t in row) / len(row) for i, row in rows]
+    rollout_nll = [-sum(float(rollout[i, t]) for t in row) / len(row) for i, row in rows]
+    gaps = [a - b for a, b in zip(nll, rollout_nll, strict=True)]
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    expected = {
+        "kl": -mean(x),
+        "k3_kl": mean([math.exp(v) - v - 1 for v in x]),
+        "chi2_token": mean([math.exp(2 * v) - 1 for v in x]),
+        "chi2_seq": mean([math.exp(2 * v) - 1 for v in sums]),
+        "training_ppl": mean([math.exp(v) for v in nll]),
+        "training_log_ppl": mean(nll),
+        "rollout_ppl": mean([math.exp(v) for v in rollout_nll]),
+        "rollout_log_ppl": mean(rollout_nll),
+        "ppl_ratio": mean([math.exp(v) for v in gaps]),
+        "log_ppl_diff": mean(gaps),
+        "log_ppl_abs_diff": mean([abs(v) for v in gaps]),
+        "log_ppl_diff_max": max(gaps),
+        "log_ppl_diff_min": min(gaps),
+    }
+    assert to_floats(compute_offpolicy_metrics(train, rollout, mask)) == pytest.approx(expected)
+    parts = [compute_offpolicy_metrics(train[i : i + 2], rollout[i : i + 2], mask[i : i + 2]) for i in (0, 2, 4)]
+    assert to_floats(merge_stats(parts)) == pytest.approx(expected)
+
+
+def test_all_at_once(oracle):
+    batch = oracle.make_batch(5, drift=0.4)
+    inputs = batch.log_prob, batch.old_log_prob, batch.mask
+    ratio = log_ratio_of(batch)
+    weights, is_metrics = compute_rollout_correction_weights(ratio, batch.mask, "token", 2.0)
+    mask, rs_metrics = compute_rollout_rejection_mask(ratio, batch.mask, "token_k1", "0.5_2.0")
+    drift = compute_offpolicy_metrics(*inputs)
+    result = compute_rollout_correction_and_rejection_mask(
+        *inputs, rollout_is="token", rollout_rs="token_k1", rollout_rs_threshold="0.5_2.0"
+    )
+    assert torch.equal(result[0], weights)
+    assert torch.equal(result[1], mask)
+    expected = {f"rollout_corr/{name}": value for name, value in to_floats(drift | is_metrics | rs_metrics).items()}
+    assert to_floats(result[2]) == expected
+    off = compute_rollout_correction_and_rejection_mask(*inputs)
+    assert off[0] is None
+    assert off[1] is batch.mask
+    assert sorted(off[2]) == sorted(f"rollout_corr/{name}" for name in drift)
+
+
+def test_errors_say_what_to_do():
+    ratio, mask = torch.zeros(1, 2), torch.ones(1, 2)
+    with pytest.raises(ValueError, match=r"^unknown rollout_is 'group'; choose 'token' or 'sequence'$"):
+        compute_rollout_correction_weights(ratio, mask, "group")
+    for threshold in (0, -1.0, "a", "2_1", "1_2_3", "nan", True, ""):
+        with pytest.raises(ValueError, match=r"^rollout_is_threshold must be a positive number or 'lower_upper'"):
+            compute_rollout_correction_weights(ratio, mask, "token", threshold)
+    with pytest.raises(ValueError, match=r"^unknown rollout_rs option 'seq_max_k1'; choose of \['token_k1', "):
+        compute_rollout_rejection_mask(ratio, mask, "seq_max_k1", 2.0)
+    with pytest.raises(ValueError, match=r"^rollout_rs_threshold of token_k2 is one number, .* got '0\.5_2'$"):
+        compute_rollout_rejection_mask(ratio, mask, "token_k2", "0.5_2")
+    with pytest.raises(ValueError, match=r"^rollout_rs has 1 options, but rollout_rs_threshold 2 values$"):
+        compute_rollout_rejection_mask(ratio, mask, "token_k2", "1,2")
+    with pytest.raises(ValueError, match=r"^rollout_rs=token_k1 needs rollout_rs_threshold, such as"):
+        compute_rollout_correction_and_rejection_mask(ratio, ratio, mask, rollout_rs="token_k1")
+    with pytest.raises(ValueError, match=r"^rollout_log_prob has shape \(1, 1\), but response_mask \(1, 2\)$"):
+        compute_rollout_correction_and_rejection_mask(ratio, ratio[:, :1], mask)

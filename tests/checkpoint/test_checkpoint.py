@@ -1,0 +1,285 @@
+"""Checkpoints: bit-exact round trips, kills at every moment of a save, and what each damaged file says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gspo.checkpoint import CheckpointError, find_latest, load_checkpoint, save_checkpoint
+
+
+def exactly(message: str) -> str:
+    return f"^{re.escape(message)}$"
+
+
+def bits(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return tensor.dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy().tobytes()
+
+
+def same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return {name: bits(tensor) for name, tensor in left.items()} == {
+        name: bits(tensor) for name, tensor in right.items()
+    }
+
+
+def save_step(run: Path, step: int, keep: int | None = None, export: Callable[[Path], None] | None = None) -> Path:
+    tensors = {"actor": {"weight": torch.full((3,), float(step))}, "actor_optim": {"step": torch.tensor(step)}}
+    return save_checkpoint(run, step, tensors=tensors, state={"samples": step}, hf_export=export, keep=keep)
+
+
+def saved_steps(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+# Round trips
+
+
+def test_every_type_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    floats = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+    special = [float("nan"), float("inf"), -0.0, 1e-40, 1 / 3]
+    tensors = {str(dtype): torch.tensor(special, dtype=dtype) for dtype in floats}
+    tensors |= {str(dtype): torch.tensor([0, 1, 100], dtype=dtype) for dtype in (torch.int64, torch.uint8, torch.bool)}
+    tensors |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 4), "transposed": torch.arange(6.0).view(2, 3).T}
+    state = {"text": "é\n", "nested": [1, 2.5, True, None, {"big": 2**70}], "third": 1 / 3, "infinite": float("inf")}
+    path = save_checkpoint(tmp_path, 12, tensors={"all": tensors}, state=state)
+    loaded = load_checkpoint(path)
+    assert path == tmp_path / "checkpoints" / "global_step_12"
+    assert (loaded.step, loaded.state, list(loaded.tensors)) == (12, state, ["all"])
+    assert same_bits(loaded.tensors["all"], tensors)
+    assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "12\n"
+
+
+def test_tied_tensors_are_stored_once_and_come_back_tied(tmp_path: Path) -> None:
+    weight, base = torch.randn(50, 20), torch.arange(10.0)
+    entry = {"embed": weight, "head": weight.detach(), "whole": base, "part": base[3:7], "turned": weight.T}
+    path = save_checkpoint(tmp_path, 1, tensors={"actor": entry}, state={})
+    loaded = load_checkpoint(path).tensors["actor"]
+    assert same_bits(loaded, entry)
+    assert loaded["embed"] is loaded["head"]
+    assert (path / "actor.safetensors").stat().st_size < 2.5 * weight.nbytes
+
+
+def test_an_unknown_entry_names_the_known_ones(tmp_path: Path) -> None:
+    loaded = load_checkpoint(save_step(tmp_path, 3))
+    assert "critic" not in loaded.tensors
+    with pytest.raises(KeyError, match=r"has no tensors 'critic'; it has actor, actor_optim"):
+        loaded.tensors["critic"]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": {1: 2}}, "state.a has the key 1, which JSON would turn into text; use a string key"),
+        (
+            {"a": [0, (1, 2)]},
+            "state.a[1] is a tuple, which JSON cannot hold exactly; "
+            "give dict, list, str, int, float, bool or None, and tensors under `tensors`",
+        ),
+    ],
+)
+def test_state_that_json_would_change_is_refused(tmp_path: Path, state: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=exactly(message)):
+        save_checkpoint(tmp_path, 1, tensors={}, state=state)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step": -1}, "step is -1; a checkpoint's step is zero or more"),
+        ({"keep": 0}, "keep is 0; keep at least 1 checkpoint, or None to keep all"),
+        ({"tensors": {"../x": {}}}, "tensors entry '../x' cannot name a file; use letters, digits, '_' and '-'"),
+    ],
+)
+def test_arguments_that_cannot_be_saved(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=exactly(message)):
+        save_checkpoint(tmp_path, **{"step": 1, "tensors": {}, "state": {}} | arguments)
+
+
+# Which checkpoints stay, and which is the latest
+
+
+def test_keep_deletes_the_oldest(tmp_path: Path) -> None:
+    for step in (2, 9, 10, 11):
+        save_step(tmp_path, step, keep=2)
+    assert saved_steps(tmp_path) == ["global_step_10", "global_step_11", "latest_checkpointed_iteration.txt"]
+
+
+def test_after_a_rewind_the_new_branch_is_the_latest_and_is_kept(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_step(tmp_path, step)
+    save_step(tmp_path, 15, keep=1)
+    assert saved_steps(tmp_path)[:-1] == ["global_step_15", "global_step_20", "global_step_30"]
+    assert find_latest(tmp_path) == (tmp_path / "checkpoints" / "global_step_15", [])
+
+
+def test_the_same_step_is_replaced(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 5, tensors={"old": {}}, state={"old": True})
+    path = save_step(tmp_path, 5, keep=1)
+    assert load_checkpoint(path).state == {"samples": 5}
+    assert saved_steps(tmp_path) == ["global_step_5", "latest_checkpointed_iteration.txt"]
+
+
+def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path) -> None:
+    assert find_latest(tmp_path / "never") == (None, [])
+
+
+def test_damaged_checkpoints_are_passed_over_and_said(tmp_path: Path) -> None:
+    paths = [save_step(tmp_path, step) for step in (1, 2, 3, 4)]
+    (paths[3] / "state.json").unlink()
+    file = paths[2] / "actor.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    latest = find_latest(tmp_path)
+    assert latest.path == paths[1]
+    assert [line.split(":")[0] for line in latest.warnings] == [
+        "passed over global_step_4",
+        "passed over global_step_3",
+    ]
+    assert str(paths[3] / "state.json") in latest.warnings[0]
+    assert str(file) in latest.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("7\n", "{pointer} names step 7, and there is no folder global_step_7"),
+        ("\x00", "{pointer} holds '\\x00' instead of a step; the newest complete checkpoint is used"),
+    ],
+)
+def test_a_wrong_pointer_is_said(tmp_path: Path, text: str, warning: str) -> None:
+    path = save_step(tmp_path, 4)
+    pointer = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
+    pointer.write_text(text)
+    assert find_latest(tmp_path) == (path, [warning.format(pointer=pointer)])
+
+
+# Kills
+
+
+class Killed(BaseException):
+    """Ends a save as a kill would: nothing in the package catches it."""
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, call_number: int) -> Iterator[None]:
+    """Makes the given call, counted from 0 among those that change the disk, raise `Killed`."""
+    calls = itertools.count()
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == call_number:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gspo.checkpoint.files.save_file", counted(save_file))
+        for owner, name in ((os, "replace"), (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "write_text")):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        yield
+
+
+@pytest.mark.parametrize("new_step", [6, 5], ids=["next step", "same step again"])
+def test_killed_at_any_call_a_complete_checkpoint_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_step: int
+) -> None:
+    finished = False
+    call_number = 0
+    while not finished:
+        run = tmp_path / str(call_number)
+        save_step(run, 5, keep=1)
+        with suppress(Killed), killed_at(monkeypatch, call_number):
+            save_step(run, new_step, keep=1, export=lambda path: (path / "config.json").touch())
+            finished = True
+        latest = find_latest(run)
+        assert latest.path is not None, f"nothing loads after a kill at call {call_number}"
+        loaded = load_checkpoint(latest.path)
+        assert loaded.step in (5, new_step)
+        assert loaded.state == {"samples": loaded.step}
+        assert torch.equal(loaded.tensors["actor"]["weight"], torch.full((3,), float(loaded.step)))
+        path = save_step(run, 7, keep=1)
+        assert saved_steps(run) == ["global_step_7", "latest_checkpointed_iteration.txt"]
+        assert find_latest(run) == (path, [])
+        call_number += 1
+    assert call_number > 15  # the patched calls were indeed counted
+
+
+def test_an_export_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        (path / "half").touch()
+        raise OSError("disk full")
+
+    before = save_step(tmp_path, 1)
+    with pytest.raises(OSError, match="disk full"):
+        save_step(tmp_path, 2, keep=1, export=fail)
+    assert find_latest(tmp_path) == (before, [])
+
+
+# Damage
+
+
+def damage_format(path: Path) -> None:
+    content = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(content | {"format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            shutil.rmtree,
+            "{path} does not exist; give the folder of a checkpoint, RUN/checkpoints/global_step_N",
+        ),
+        (
+            lambda path: (path / "state.json").unlink(),
+            "{path}/state.json is missing: global_step_3 is not a complete checkpoint; "
+            "give another RUN/checkpoints/global_step_N",
+        ),
+        (
+            lambda path: (path / "state.json").write_text(""),
+            "{path}/state.json is not JSON (Expecting value: line 1 column 1 (char 0)): "
+            "it is damaged; resume from another global_step folder",
+        ),
+        (
+            damage_format,
+            "{path}/state.json has format version 99 and this release reads 1; "
+            "resume with the release of gspo that wrote it, or start from its huggingface folder as the model",
+        ),
+        (
+            lambda path: (path / "actor.safetensors").unlink(),
+            "{path}/actor.safetensors is missing; put it back, or resume from another global_step folder",
+        ),
+    ],
+)
+def test_damage_names_the_file(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    path = save_step(tmp_path, 3)
+    damage(path)
+    with pytest.raises(CheckpointError, match=exactly(message.format(path=path))):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 20, -1])
+def test_truncated_tensors_name_the_file(tmp_path: Path, length: int) -> None:
+    path = save_step(tmp_path, 3)
+    opened = load_checkpoint(path)
+    file = path / "actor.safetensors"
+    file.write_bytes(file.read_bytes()[:length])
+    expected = rf"^{re.escape(str(file))} is not a readable safetensors file \(.+\): it is truncated or damaged; "
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=expected):
+        opened.tensors["actor"]

@@ -1,0 +1,170 @@
+"""What a run says of its configuration before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gspo.config import ConfigError, load_config, notices, require_keys, require_supported
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+QUIET = [f"{ACTOR}.policy_loss=gspo", f"{ROLLOUT}.n=8"]
+
+
+def test_a_sound_configuration_says_nothing() -> None:
+    assert notices(load_config(overrides=QUIET)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "notice"),
+    [
+        (
+            [f"{ACTOR}.clip_ratio=0.2"],
+            "clip range low=0.2, high=0.2 with policy_loss=gspo practically never clips: a sequence's ratio stays "
+            f"close to 1. Leave {ACTOR}.clip_ratio* out for the paper's 0.0003 / 0.0004",
+        ),
+        (
+            [f"{ACTOR}.clip_ratio_high=0.2"],
+            "clip range high=0.2 with policy_loss=gspo practically never clips: a sequence's ratio stays "
+            f"close to 1. Leave {ACTOR}.clip_ratio* out for the paper's 0.0003 / 0.0004",
+        ),
+        (
+            [f"{ACTOR}.loss_agg_mode=token-mean"],
+            f"{ACTOR}.loss_agg_mode=token-mean weighs a response by its length, which gspo is made to avoid: leave it "
+            "out for seq-mean-token-mean",
+        ),
+        (
+            [f"{ACTOR}.policy_loss=vanilla", f"{ACTOR}.clip_ratio=3e-4"],
+            "clip range 0.0003 / 0.0003 with policy_loss=vanilla clips almost every token: it is made for sequence "
+            f"ratios. Set {ACTOR}.clip_ratio=0.2, or policy_loss=gspo",
+        ),
+        (
+            [f"{ACTOR}.policy_loss=sapo", f"{ACTOR}.clip_ratio=0.2"],
+            f"{ACTOR}.clip_ratio* has no effect with policy_loss=sapo, which does not clip: take it out",
+        ),
+        (
+            [f"{ACTOR}.clip_ratio=1e-3", f"{ACTOR}.clip_ratio_low=3e-4", f"{ACTOR}.clip_ratio_high=4e-4"],
+            f"{ACTOR}.clip_ratio=0.001 has no effect beside clip_ratio_low=0.0003 and clip_ratio_high=0.0004: set "
+            "those, or take them out",
+        ),
+        (
+            ["data.train_batch_size=64"],
+            f"one optimizer step per rollout ({ACTOR}.ppo_mini_batch_size = data.train_batch_size = 64, ppo_epochs=1): "
+            f"every ratio is 1 and no clip is active. Set {ACTOR}.ppo_mini_batch_size=16 for the four steps of the "
+            "paper",
+        ),
+        (
+            [f"{ACTOR}.use_dynamic_bsz=true", f"{ACTOR}.ppo_micro_batch_size_per_gpu=8"],
+            f"{ACTOR}.ppo_micro_batch_size_per_gpu=8 has no effect with use_dynamic_bsz=true: take one of them out",
+        ),
+        (
+            [f"{ROLLOUT}.n=1"],
+            f"{ROLLOUT}.n=1 leaves grpo without a baseline: a response is compared with the others of its prompt. Set "
+            f"{ROLLOUT}.n=8",
+        ),
+        ([f"{ROLLOUT}.n=2"], f"{ROLLOUT}.n=2 makes a noisy baseline: set {ROLLOUT}.n=8 or 16"),
+        (
+            ["trainer.critic_warmup=10", "critic.enable=false"],
+            "trainer.critic_warmup=10 has no effect without a critic: take it out",
+        ),
+        (
+            ["algorithm.use_kl_in_reward=true", f"{ACTOR}.use_kl_loss=true"],
+            f"algorithm.use_kl_in_reward and {ACTOR}.use_kl_loss both hold the policy to the reference: one of them is "
+            "usual",
+        ),
+        (
+            [f"{ROLLOUT}.top_p=0.9", f"{ROLLOUT}.top_k=50"],
+            f"{ROLLOUT}.top_p=0.9, top_k=50 samples from a part of the policy's distribution, while losses take its "
+            "whole: the update is slightly off-policy. Take it out unless samples degrade without it",
+        ),
+        (
+            [f"{ROLLOUT}.val_kwargs.temperature=0.6"],
+            f"{ROLLOUT}.val_kwargs.temperature=0.6 has no effect without {ROLLOUT}.val_kwargs.do_sample=true: set that "
+            "to sample",
+        ),
+        (
+            [f"{ROLLOUT}.val_kwargs.n=8"],
+            f"{ROLLOUT}.val_kwargs.n=8 greedy responses are all alike: set {ROLLOUT}.val_kwargs.do_sample=true and "
+            f"{ROLLOUT}.val_kwargs.temperature=1.0",
+        ),
+        (
+            [f"{ROLLOUT}.gpu_memory_utilization=0.5"],
+            f"key {ROLLOUT}.gpu_memory_utilization has no effect here: the local engine samples on the trainer's own "
+            "weights and has no such setting",
+        ),
+        (
+            [f"{ACTOR}.fsdp_config.param_offload=True"],
+            f"key {ACTOR}.fsdp_config.param_offload has no effect here: nothing is sharded: each process holds the "
+            "whole model",
+        ),
+        (
+            [f"{ACTOR}.optim._target_=verl.workers.config.FSDPOptimizerConfig"],
+            f"key {ACTOR}.optim._target_ has no effect here: it names verl's own class of the section",
+        ),
+        (
+            ["actor_rollout_ref.model.lora_rank=0"],
+            "key actor_rollout_ref.model.lora_rank has no effect here: it asks for nothing",
+        ),
+    ],
+)
+def test_the_one_notice(overrides: list[str], notice: str) -> None:
+    given = {override.partition("=")[0]: override for override in [*QUIET, *overrides]}
+    assert notices(load_config(overrides=list(given.values()))) == [notice]
+
+
+def test_verls_keys_are_reported_once_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("ray_kwargs: {ray_init: {num_cpus: 8}}\nreward_model: {enable: false}\n")
+    assert notices(load_config(str(tmp_path), "a", QUIET)) == [
+        "key ray_kwargs has no effect here: there is no Ray: the loop runs in one process",
+        "key reward_model.enable has no effect here: it asks for nothing",
+    ]
+
+
+def test_what_is_not_set() -> None:
+    config = load_config(overrides=["data.train_files=a.parquet"])
+    require_keys(config, "data.train_files")
+    with pytest.raises(ConfigError) as caught:
+        require_keys(config, "data.train_files", "actor_rollout_ref.model.path")
+    assert str(caught.value) == (
+        "actor_rollout_ref.model.path is not set: set it, as in actor_rollout_ref.model.path=Qwen/Qwen3-0.6B"
+    )
+
+
+@pytest.mark.parametrize("override", ["critic.enable=true", "trainer.critic_warmup=1", "trainer.gad_warmup_epochs=1"])
+def test_gad_is_not_available_yet(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        require_supported(load_config(overrides=[override]))
+    assert str(caught.value) == (
+        "critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a discriminator "
+        "(GAD), which is not available in this release: set critic.enable=false to train on rewards alone"
+    )
+    require_supported(load_config(overrides=[override, "critic.enable=false"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.n_gpus_per_node=8"], "trainer.n_gpus_per_node=8: this release trains in one process: set it to 1"),
+        (["trainer.nnodes=2"], "trainer.nnodes=2: this release trains in one process: set it to 1"),
+        (
+            ["algorithm.filter_groups.enable=true"],
+            "algorithm.filter_groups.enable=true: groups are not resampled in this release: set it to false",
+        ),
+        (
+            ["algorithm.rollout_correction.rollout_is=token"],
+            "algorithm.rollout_correction.rollout_is=token: rollouts are not weighted in this release: set it to null",
+        ),
+        (
+            [
+                f"algorithm.rollout_correction.{setting}"
+                for setting in ("rollout_rs=token_k1", "rollout_rs_threshold=2")
+            ],
+            "algorithm.rollout_correction.rollout_rs=token_k1: rollouts are not masked in this release: set it to null",
+        ),
+    ],
+)
+def test_what_else_is_not_available_yet(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        require_supported(load_config(overrides=overrides))
+    assert str(caught.value) == message

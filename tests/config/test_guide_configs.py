@@ -1,0 +1,240 @@
+"""The configuration blocks and commands that users of verl's GSPO guide have work as they are printed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gspo.config import Config, ConfigError, load_config, notices, require_supported
+
+ENABLE_GSPO = """\
+# 1. 设置优势估计器为 GRPO
+algorithm:
+  adv_estimator: grpo  # 或 grpo_vectorized（更快）
+  norm_adv_by_std_in_grpo: true  # 是否标准化（推荐 true）
+
+# 2. 设置策略损失为 GSPO
+actor_rollout_ref:
+  actor:
+    policy_loss: gspo  # 从 "ppo" 改为 "gspo"
+    loss_agg_mode: seq-mean-token-mean  # GSPO 推荐的聚合模式
+    clip_ratio: 0.2  # 裁剪参数
+    clip_ratio_low: 0.2  # 可选：不对称裁剪
+    clip_ratio_high: 0.2
+"""
+
+FULL_EXAMPLE = """\
+# 算法配置
+algorithm:
+  adv_estimator: grpo  # 使用 GRPO 优势估计
+  norm_adv_by_std_in_grpo: true
+  gamma: 1.0
+  lam: 0.95
+  use_kl_in_reward: false
+
+# Actor 配置
+actor_rollout_ref:
+  rollout:
+    n: 8  # 每个 prompt 生成 8 个回复（GRPO 需要多个样本）
+    temperature: 0.8
+    top_p: 0.9
+    
+  actor:
+    policy_loss: gspo  # 🔥 使用 GSPO 策略损失
+    loss_agg_mode: seq-mean-token-mean  # 🔥 序列级聚合
+    clip_ratio: 0.2
+    optim:
+      lr: 1e-6
+    
+  ppo_mini_batch_size: 256
+  ppo_micro_batch_size_per_gpu: 8
+  ppo_epochs: 1
+
+# Critic 配置（如果使用）
+critic:
+  optim:
+    lr: 1e-6
+  ppo_epochs: 1
+"""
+
+GSPO_WITH_GAD = """\
+# 数据配置
+data:
+  train_files: /path/to/data_with_teacher_response.parquet
+  train_batch_size: 256
+  max_prompt_length: 2048
+  max_response_length: 1536
+
+# 算法配置
+algorithm:
+  adv_estimator: grpo  # 🔥 GRPO 优势估计
+  norm_adv_by_std_in_grpo: true
+  gamma: 1.0
+  lam: 0.95
+
+# Actor 配置
+actor_rollout_ref:
+  model:
+    path: /path/to/model
+  
+  rollout:
+    n: 8  # 每个 prompt 生成 8 个回复
+    temperature: 0.8
+  
+  actor:
+    policy_loss: gspo  # 🔥 GSPO 策略损失
+    loss_agg_mode: seq-mean-token-mean  # 🔥 序列级聚合
+    clip_ratio: 0.2
+    optim:
+      lr: 1e-6
+  
+  ppo_mini_batch_size: 256
+  ppo_micro_batch_size_per_gpu: 8
+  ppo_epochs: 1
+
+# Critic（判别器）配置
+critic:
+  model:
+    path: /path/to/reward_model
+  optim:
+    lr: 1e-6
+  ppo_epochs: 1
+  cliprange_value: 0.2
+
+# 训练配置
+trainer:
+  critic_warmup: 10  # 前 10 步只训练判别器
+  total_epochs: 2
+  save_freq: 50
+"""
+
+DOTTED = """\
+algorithm.adv_estimator: grpo
+actor_rollout_ref.actor.policy_loss: gspo
+actor_rollout_ref.actor.loss_agg_mode: seq-mean-token-mean
+actor_rollout_ref.rollout.n: 8
+"""
+
+DOTTED_WITH_GAD = """\
+# 在上述基础上添加：
+trainer.critic_warmup: 10
+data.train_files: /path/to/data_with_teacher_response.parquet
+# 并完成 dp_critic.py 的 GAD 适配
+"""
+
+PPO_COMMAND = r"""python -m gspo.trainer.main_ppo \
+  --config-path configs \
+  --config-name ppo_config \
+  algorithm.adv_estimator=gae \
+  actor_rollout_ref.actor.policy_loss=ppo
+"""
+
+GSPO_COMMAND = r"""python -m gspo.trainer.main_ppo \
+  --config-path configs \
+  --config-name ppo_config \
+  algorithm.adv_estimator=grpo \
+  actor_rollout_ref.actor.policy_loss=gspo \
+  actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
+"""
+
+GAD_COMMAND = r"""python -m gspo.trainer.main_ppo \
+  --config-path configs \
+  --config-name gad_gspo_config \
+  algorithm.adv_estimator=grpo \
+  actor_rollout_ref.actor.policy_loss=gspo \
+  actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean \
+  trainer.critic_warmup=10 \
+  data.train_files=/path/to/data_with_teacher_response.parquet
+"""
+
+
+def load_text(folder: Path, text: str) -> Config:
+    (folder / "block.yaml").write_text(text, encoding="utf-8")
+    return load_config(str(folder), "block")
+
+
+def load_command(command: str) -> Config:
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[3] == "--config-path"
+    assert words[5] == "--config-name"
+    return load_config(words[4], words[6], words[7:])
+
+
+def test_the_block_that_enables_gspo(tmp_path: Path) -> None:
+    config = load_text(tmp_path, ENABLE_GSPO)
+    actor = config.actor_rollout_ref.actor
+    assert (config.algorithm.adv_estimator, config.algorithm.norm_adv_by_std_in_grpo) == ("grpo", True)
+    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("gspo", "seq-mean-token-mean")
+    assert (actor.clip_ratio, actor.clip_ratio_low, actor.clip_ratio_high) == (0.2, 0.2, 0.2)
+    require_supported(config)
+    assert any("low=0.2, high=0.2 with policy_loss=gspo practically never clips" in text for text in notices(config))
+
+
+def test_the_full_example(tmp_path: Path) -> None:
+    config = load_text(tmp_path, FULL_EXAMPLE)
+    rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
+    assert (rollout.n, rollout.temperature, rollout.top_p) == (8, 0.8, 0.9)
+    assert (actor.ppo_mini_batch_size, actor.ppo_micro_batch_size_per_gpu, actor.ppo_epochs) == (256, 8, 1)
+    assert actor.optim.lr == 1e-6
+    assert config.critic.optim.lr == 1e-6
+    assert (config.algorithm.lam, config.algorithm.use_kl_in_reward) == (0.95, False)
+    assert config.critic.enable is False
+    require_supported(config)
+
+
+def test_gspo_with_gad_parses_and_says_that_it_cannot_train_yet(tmp_path: Path) -> None:
+    config = load_text(tmp_path, GSPO_WITH_GAD)
+    assert config.data.train_files == ["/path/to/data_with_teacher_response.parquet"]
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (2048, 1536)
+    assert config.critic.model.path == "/path/to/reward_model"
+    assert config.critic.cliprange_value == 0.2
+    assert (config.trainer.critic_warmup, config.trainer.total_epochs, config.trainer.save_freq) == (10, 2, 50)
+    assert config.wants_discriminator
+    with pytest.raises(ConfigError, match=r"discriminator \(GAD\), which is not available in this release"):
+        require_supported(config)
+
+
+def test_dotted_keys_in_a_file(tmp_path: Path) -> None:
+    config = load_text(tmp_path, DOTTED)
+    assert config.algorithm.adv_estimator == "grpo"
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "gspo"
+    assert config.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
+    assert config.actor_rollout_ref.rollout.n == 8
+    require_supported(config)
+    assert load_text(tmp_path, DOTTED + DOTTED_WITH_GAD).wants_discriminator
+
+
+def test_the_ppo_command_parses_and_says_that_it_cannot_train_yet() -> None:
+    config = load_command(PPO_COMMAND)
+    assert (config.algorithm.adv_estimator, config.critic.enable) == ("gae", True)
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
+    with pytest.raises(ConfigError, match="adv_estimator=gae trains a value critic, which is not available"):
+        require_supported(config)
+
+
+def test_the_gspo_command() -> None:
+    config = load_command(GSPO_COMMAND)
+    actor = config.actor_rollout_ref.actor
+    assert (config.algorithm.adv_estimator, config.critic.enable) == ("grpo", False)
+    assert (actor.policy_loss.loss_mode, actor.loss_agg_mode) == ("gspo", "seq-mean-token-mean")
+    assert (actor.clip_ratio_low, actor.clip_ratio_high) == (3e-4, 4e-4)
+    require_supported(config)
+    assert notices(config)[0] == "configs has no ppo_config.yaml: the packaged preset ppo_config is used"
+
+
+def test_a_file_of_ones_own_comes_before_the_preset(tmp_path: Path) -> None:
+    (tmp_path / "ppo_config.yaml").write_text("actor_rollout_ref: {rollout: {n: 5}}", encoding="utf-8")
+    command = GSPO_COMMAND.replace("configs", str(tmp_path))
+    config = load_command(command)
+    assert config.actor_rollout_ref.rollout.n == 5
+    assert config.notes == ()
+
+
+def test_the_gad_command_parses_and_says_that_it_cannot_train_yet() -> None:
+    config = load_command(GAD_COMMAND)
+    assert config.trainer.critic_warmup == 10
+    assert config.data.train_files == ["/path/to/data_with_teacher_response.parquet"]
+    with pytest.raises(ConfigError, match="GAD"):
+        require_supported(config)

@@ -1,0 +1,104 @@
+"""What is printed loads back to the same, and the page of all keys is up to date."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gspo.config import Config, load_config, render
+from gspo.config.docs import make_page
+from gspo.config.resolve import resolve
+from gspo.config.schema import RewardFunctionConfig
+from gspo.config.settings import known_keys
+from gspo.config.sources import preset_names
+
+PAGE = Path(__file__).parents[2] / "docs" / "config.md"
+
+
+def reloaded(config: Config, folder: Path) -> Config:
+    (folder / "printed.yaml").write_text(render(config), encoding="utf-8")
+    return load_config(str(folder), "printed")
+
+
+@pytest.mark.parametrize("preset", [None, *preset_names()])
+def test_a_preset_printed_and_loaded_is_the_same(tmp_path: Path, preset: str | None) -> None:
+    config = load_config(None, preset)
+    again = reloaded(config, tmp_path)
+    assert again == config
+    assert render(again) == render(config)
+    assert again.user_set == set(known_keys())
+
+
+# Texts as a user may have them; surrogates are no text, and ??? is OmegaConf's mark of a value still to be set.
+texts = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: text != "???")
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | texts,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r"[a-z]+", fullmatch=True), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+mappings = st.dictionaries(st.from_regex(r"[a-z]+", fullmatch=True), values, max_size=3)
+
+
+@given(
+    template=texts,
+    stop=st.lists(texts, max_size=3),
+    free=mappings,
+    weight=numbers,
+    lr=st.floats(0, 1),
+    seed=st.integers(0),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_values_printed_and_loaded_are_the_same(
+    tmp_path: Path, template: str, stop: list[str], free: dict[str, object], weight: float, lr: float, seed: int
+) -> None:
+    config = load_config(None, "gspo_gsm8k")
+    policy = config.actor_rollout_ref
+    config = resolve(
+        replace(
+            config,
+            actor_rollout_ref=replace(
+                policy,
+                model=replace(policy.model, chat_template=template, override_config=free),
+                rollout=replace(policy.rollout, stop=stop),
+                actor=replace(policy.actor, optim=replace(policy.actor.optim, lr=lr)),
+            ),
+            reward=replace(config.reward, functions=[RewardFunctionConfig(name="gsm8k", weight=weight, kwargs=free)]),
+            trainer=replace(config.trainer, seed=seed),
+        )
+    )
+    assert reloaded(config, tmp_path) == config
+
+
+def test_the_line_of_a_field_stands_beside_it_or_above() -> None:
+    lines = render(load_config(overrides=["actor_rollout_ref.actor.policy_loss=gspo"])).splitlines()
+    assert "      lr: 1.0e-06  # Peak learning rate." in lines
+    assert "    clip_ratio_high: 0.0004  # Clip range above 1; null: clip_ratio." in lines
+    index = lines.index("    loss_agg_mode: seq-mean-token-mean")
+    assert lines[index - 1] == (
+        "    # From token losses to one number; null: seq-mean-token-mean for gspo and gspo_token, else token-mean."
+    )
+    assert max(map(len, lines)) <= 120
+
+
+def test_plain_yaml_reads_the_same_tree() -> None:
+    tree = yaml.safe_load(render(load_config()))
+    assert tree["actor_rollout_ref"]["actor"]["optim"]["lr"] == 1e-6
+    assert tree["trainer"]["logger"] == ["console", "jsonl", "tensorboard"]
+
+
+def test_the_page_of_all_keys_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == make_page(), "run `python -m gspo.config.docs docs/config.md`"
+
+
+def test_the_page_has_every_key() -> None:
+    page = make_page()
+    for key in known_keys():
+        assert f"| `{key.rpartition('.')[2]}` |" in page

@@ -1,0 +1,130 @@
+"""No section with a bad value exists, however it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gspo.algorithms.registry import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+from gspo.config import Config, ConfigError, load_config
+from gspo.config.fields import Section, children, leaves
+from gspo.config.schema import ADV_ESTIMATORS, POLICY_LOSSES, ActorOptimConfig, RolloutConfig
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["actor_rollout_ref.rollout.n=0"], f"{ROLLOUT}.n=0 is too small: set it to 1 or more"),
+        ([f"{ROLLOUT}.temperature=0"], f"{ROLLOUT}.temperature=0.0 is too small: set it above 0"),
+        ([f"{ROLLOUT}.temperature=nan"], f"{ROLLOUT}.temperature=nan is not a number: set one"),
+        ([f"{ROLLOUT}.top_p=1.5"], f"{ROLLOUT}.top_p=1.5 is too large: set it to 1 or less"),
+        ([f"{ROLLOUT}.name=vllm"], f"{ROLLOUT}.name=vllm is not one of local"),
+        (
+            [f"{ROLLOUT}.val_kwargs.do_sample=true"],
+            f"{ROLLOUT}.val_kwargs.do_sample=true needs a temperature: set {ROLLOUT}.val_kwargs.temperature=1.0",
+        ),
+        (
+            [f"{ACTOR}.clip_ratio_low=1.2"],
+            f"{ACTOR}.clip_ratio_low=1.2 is too large: no ratio is below 0, so set it to 1 or less",
+        ),
+        (
+            [f"{ACTOR}.loss_agg_mode=mean"],
+            f"{ACTOR}.loss_agg_mode=mean is not one of token-mean, seq-mean-token-sum, seq-mean-token-mean, "
+            "seq-mean-token-sum-norm",
+        ),
+        (
+            [f"{ACTOR}.use_dynamic_bsz=false"],
+            f"{ACTOR}.use_dynamic_bsz=false needs {ACTOR}.ppo_micro_batch_size_per_gpu: set that, or leave "
+            "use_dynamic_bsz out to split by tokens",
+        ),
+        (
+            [f"{ACTOR}.optim.betas=[0.9]"],
+            f"{ACTOR}.optim.betas=[0.9] must be two numbers of at least 0 and below 1: set [0.9, 0.999]",
+        ),
+        (
+            [f"{ACTOR}.policy_loss=gpso"],
+            f"{ACTOR}.policy_loss.loss_mode=gpso is unknown; did you mean gspo? Known: vanilla, gspo, gspo_token, "
+            "geo_mean, cispo, sapo. One of your own is found through algorithm.external_modules=[FILE.py]",
+        ),
+        (
+            ["algorithm.adv_estimator=xyz"],
+            "algorithm.adv_estimator=xyz is unknown; known: gae, grpo, grpo_vectorized, grpo_passk, rloo, "
+            "rloo_vectorized, opo, reinforce_plus_plus, reinforce_plus_plus_baseline. One of your own is found through "
+            "algorithm.external_modules=[FILE.py]",
+        ),
+        (
+            ["algorithm.adv_estimator=gae", "critic.enable=false"],
+            "algorithm.adv_estimator=gae needs a critic: set critic.enable=null, or adv_estimator=grpo",
+        ),
+        (
+            ["algorithm.rollout_correction.rollout_rs=token_k1"],
+            "algorithm.rollout_correction.rollout_rs=token_k1 needs algorithm.rollout_correction.rollout_rs_threshold: "
+            "set it, say to 2.0",
+        ),
+        (
+            [f"{ACTOR}.ppo_mini_batch_size=64", "data.train_batch_size=32"],
+            f"{ACTOR}.ppo_mini_batch_size=64 is more prompts than data.train_batch_size=32: set it to 32 or less, or "
+            "leave it out",
+        ),
+        (["data.train_max_samples=0"], "data.train_max_samples=0 leaves no rows: set -1 for all, or 1 or more"),
+        (["data.truncation=middle"], "data.truncation=middle is not one of error, left, right"),
+        (
+            ["reward.overlong_buffer.enable=true"],
+            "reward.overlong_buffer.enable=true needs a length: set reward.overlong_buffer.len, say to a fifth of "
+            "data.max_response_length",
+        ),
+        (
+            ["reward.overlong_buffer.enable=true", "reward.overlong_buffer.len=512"],
+            "reward.overlong_buffer.len=512 must be below data.max_response_length=512",
+        ),
+        (["trainer.logger=[mlflow]"], "trainer.logger: mlflow is not one of console, jsonl, tensorboard, wandb"),
+        (["trainer.save_freq=0"], "trainer.save_freq=0 is no number of steps: set -1 for the end only"),
+        (["trainer.resume_mode=never"], "trainer.resume_mode=never is not one of auto, disable, resume_path"),
+        (
+            ["trainer.resume_mode=resume_path"],
+            "trainer.resume_mode=resume_path needs trainer.resume_from_path: set it to a folder of a checkpoint",
+        ),
+        (
+            ["trainer.resume_from_path=x"],
+            "trainer.resume_from_path is read with trainer.resume_mode=resume_path only: set both",
+        ),
+    ],
+)
+def test_what_a_bad_value_says(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides=overrides)
+    assert str(caught.value).partition(" (override")[0] == message
+
+
+def test_a_section_made_in_python_is_held_to_the_same() -> None:
+    with pytest.raises(ConfigError, match=r"actor_rollout_ref\.rollout\.n=0 is too small"):
+        RolloutConfig(n=0)
+    assert ActorOptimConfig(lr="1e-3").lr == 1e-3  # type: ignore[arg-type]
+
+
+def test_a_loss_of_ones_own_needs_its_file() -> None:
+    config = load_config(overrides=[f"{ACTOR}.policy_loss=mine", "algorithm.external_modules=mine.py"])
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "mine"
+    assert config.algorithm.external_modules == ["mine.py"]
+
+
+def sections(kind: type[Section], key: str) -> list[tuple[str, type[Section]]]:
+    below = [found for name, child in children(kind).items() for found in sections(child, f"{key}.{name}".strip("."))]
+    return [(key, kind), *below]
+
+
+@pytest.mark.parametrize(("key", "kind"), sections(Config, ""))
+def test_every_field_has_its_line_and_every_section_its_place(key: str, kind: type[Section]) -> None:
+    assert key == kind.KEY
+    for spec in dataclasses.fields(kind):
+        if spec.name not in ("user_set", "notes"):
+            assert spec.metadata["line"].endswith("."), f"{key}.{spec.name}"
+    assert leaves(kind) or children(kind)
+
+
+def test_the_names_are_those_of_the_algorithms() -> None:
+    assert set(POLICY_LOSSES) | {"ppo"} == set(POLICY_LOSS_REGISTRY)
+    assert set(ADV_ESTIMATORS) == set(ADV_ESTIMATOR_REGISTRY)

@@ -1,0 +1,42 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gspo.rewards
+from gspo.groups import Outcome
+from gspo.rewards.base import to_outcome
+
+
+@pytest.mark.parametrize(
+    ("result", "outcome"),
+    [
+        (0.5, Outcome(0.5)),
+        (True, Outcome(1.0)),
+        (np.float32(0.25), Outcome(0.25)),
+        (np.bool_(False), Outcome(0.0)),
+        ({"score": 1, "acc": True, "n": np.int64(3), "pred": "x"}, Outcome(1.0, {"acc": 1.0, "n": 3.0})),
+        ({"abstained": "why", "n": 1}, Outcome(abstained="why", extras={"n": 1.0})),
+        (Outcome(2.0), Outcome(2.0)),
+        (Outcome(error="e"), Outcome(error="e")),
+        (None, Outcome(error="returned None: return a number, or a dict with `score`")),
+        ("1", Outcome(error="returned a str: return a number, or a dict with `score`")),
+        ([1.0], Outcome(error="returned a list: return a number, or a dict with `score`")),
+        ({"acc": 1}, Outcome(error="returned a dict without `score` (its keys: acc)")),
+        ({}, Outcome(error="returned a dict without `score` (its keys: none)")),
+        ({"score": None}, Outcome(error="returned a dict whose `score` is a NoneType: it must be a number")),
+        (float("nan"), Outcome(error="returned nan: a reward must be a finite number")),
+        ({"score": float("-inf")}, Outcome(error="returned -inf: a reward must be a finite number")),
+        (Outcome(float("inf")), Outcome(error="returned inf: a reward must be a finite number")),
+        ({"score": 1, "n": float("nan")}, Outcome(error="returned n=nan: what is logged must be a finite number")),
+    ],
+)
+def test_what_a_function_returns(result: Any, outcome: Outcome) -> None:
+    assert to_outcome(result) == outcome
+
+
+def test_public_names_are_loaded_when_used() -> None:
+    for name in gspo.rewards.__all__:
+        assert getattr(gspo.rewards, name).__name__ == name
+    with pytest.raises(AttributeError, match=r"^module 'gspo\.rewards' has no attribute 'nothing'$"):
+        _ = gspo.rewards.nothing

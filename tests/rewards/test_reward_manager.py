@@ -1,0 +1,225 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gspo.algorithms.stats import to_floats
+from gspo.config.schema_data import CustomRewardConfig, OverlongBufferConfig, RewardConfig, RewardFunctionConfig
+from gspo.groups import Group, Outcome
+from gspo.rewards import RewardError, RewardManager
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def make_manager() -> Iterator[Callable[..., RewardManager]]:
+    made: list[RewardManager] = []
+
+    def make(
+        *functions: dict[str, Any], path: Path | None = None, limit: int | None = None, **config: Any
+    ) -> RewardManager:
+        named = [RewardFunctionConfig(**function) for function in functions]
+        custom = CustomRewardConfig(path=None if path is None else str(path))
+        made.append(RewardManager(RewardConfig(functions=named, **config), custom, max_response_length=limit))
+        return made[-1]
+
+    yield make
+    for manager in made:
+        manager.close()
+
+
+def outcomes(group: Group) -> list[Outcome | None]:
+    return [response.outcome for response in group.responses]
+
+
+def test_gsm8k_by_data_source(make_manager: Make, make_group: Make) -> None:
+    group = make_group("#### 72", "#### 7")
+    other = make_group("72", ground_truth="?")
+    stats = make_manager().score([group, other])
+    assert outcomes(group) == [Outcome(1.0, {"acc": 1.0}), Outcome(0.0, {"acc": 0.0})]
+    assert outcomes(other) == [Outcome(abstained="the ground truth '?' is not a number")]
+    assert to_floats(stats) == {
+        "reward/gsm8k/mean": 0.5,
+        "reward/acc": 0.5,
+        "reward/abstained": pytest.approx(1 / 3),
+        "reward/errors": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "function"),
+    [
+        ("openai/gsm8k", "gsm8k"),
+        ("gsm8k", "gsm8k"),
+        ("reasoning_gym/chain_sum", "gym"),
+        ("DigitalLearningGmbH/MATH-lighteval", "math"),
+        ("lighteval/MATH", "math"),
+        ("HuggingFaceH4/MATH-500", "math"),
+        ("math_dapo", "math"),
+        ("aime2025", "math"),
+    ],
+)
+def test_functions_of_known_sources(source: str, function: str, make_manager: Make, make_group: Make) -> None:
+    group = make_group("72", data_source=source)
+    assert [part.name for part in make_manager()._parts(group.prompt)] == [function]
+
+
+def test_math_by_data_source(make_manager: Make, make_group: Make) -> None:
+    group = make_group("\\boxed{72}", "\\boxed{71}", data_source="HuggingFaceH4/MATH-500", ground_truth=72)
+    assert to_floats(make_manager().score([group])) == {
+        "reward/math/mean": 0.5,
+        "reward/acc": 0.5,
+        "reward/abstained": 0.0,
+        "reward/errors": 0.0,
+    }
+
+
+def test_an_unknown_source(make_manager: Make, make_group: Make) -> None:
+    with pytest.raises(RewardError) as caught:
+        make_manager().score([make_group("a", data_source="mine")])
+    assert str(caught.value) == (
+        "no built-in reward is known for data_source='mine': name one, as in reward.functions=[{name: math}] "
+        "(there are gsm8k, math, gym, format, overlong), or set custom_reward_function.path to a file with your own"
+    )
+
+
+def test_a_weighted_sum(make_manager: Make, make_group: Make) -> None:
+    group = make_group("#### 72", "<b>72")
+    pattern = {"name": "format", "weight": 0.5, "kwargs": {"pattern": "<b>.*"}}
+    stats = make_manager(
+        {"name": "gsm8k", "weight": 2.0, "kwargs": {"strict": True}}, {"name": "gsm8k"}, pattern
+    ).score([group])
+    assert outcomes(group) == [
+        Outcome(3.0, {"acc": 1.0, "gsm8k_2/acc": 1.0}),
+        Outcome(1.5, {"acc": 0.0, "gsm8k_2/acc": 1.0}),
+    ]
+    assert to_floats(stats) == {
+        "reward/gsm8k/mean": 0.5,
+        "reward/gsm8k_2/mean": 1.0,
+        "reward/format/mean": 0.5,
+        "reward/acc": 0.5,
+        "reward/gsm8k_2/acc": 1.0,
+        "reward/abstained": 0.0,
+        "reward/errors": 0.0,
+    }
+
+
+def test_a_sum_is_never_partial(make_manager: Make, make_group: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(solution_str, **_): return {'fail': None}.get(solution_str, 1)")
+    manager = make_manager({"name": "gsm8k"}, {"name": "custom"}, path=path)
+    group, other = make_group("72", "fail", ground_truth="?"), make_group("fail", "72")
+    stats = manager.score([group, other])
+    none = "custom: returned None: return a number, or a dict with `score`"
+    assert outcomes(group) == [Outcome(abstained="gsm8k: the ground truth '?' is not a number"), Outcome(error=none)]
+    assert outcomes(other) == [Outcome(error=none), Outcome(2.0, {"acc": 1.0})]
+    assert float(stats["reward/errors"]) == 0.5
+    assert float(stats["reward/abstained"]) == 0.25
+    assert manager.first_error == f"f:0, response 1: {none}"
+
+
+def test_the_overlong_buffer_is_added(make_manager: Make, make_group: Make) -> None:
+    buffer = OverlongBufferConfig(enable=True, len=4, penalty_factor=0.5)
+    group = make_group("#### 72", "#### 72...")
+    stats = make_manager(limit=10, overlong_buffer=buffer).score([group])
+    assert outcomes(group) == [Outcome(1.0 - 0.125, {"acc": 1.0}), Outcome(0.5, {"acc": 1.0})]
+    assert float(stats["reward/overlong_buffer/mean"]) == (-0.125 - 0.5) / 2
+    with pytest.raises(
+        RewardError, match=r"^reward\.overlong_buffer needs data\.max_response_length, the length that it"
+    ):
+        make_manager(overlong_buffer=buffer)
+
+
+def test_a_hanging_pattern_is_one_responses_error(make_manager: Make, make_group: Make) -> None:
+    group = make_group("a" * 40 + "!", "aa")
+    stats = make_manager({"name": "format", "kwargs": {"pattern": "(a|aa)+"}}, timeout=1).score([group])
+    assert outcomes(group) == [Outcome(error="timed out after 1 s"), Outcome(1.0)]
+    assert float(stats["reward/errors"]) == 0.5
+
+
+def test_errors_stop_the_run_where_they_are_to(make_manager: Make, make_group: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(solution_str, **_): return 1 / len(solution_str)")
+    with pytest.raises(RewardError) as caught:
+        make_manager(path=path, on_error="raise").score([make_group("a", "")])
+    assert str(caught.value) == (
+        "the reward failed for f:0, response 1: ZeroDivisionError: division by zero (mine.py, line 1). "
+        "The response: ''. Mend the function or the row, or set reward.on_error=exclude to leave such responses out"
+    )
+    manager = make_manager(path=path)
+    assert float(manager.score([make_group("a", "")])["reward/errors"]) == 0.5
+    with pytest.raises(RewardError) as caught:
+        manager.score([make_group("", "")])
+    assert str(caught.value) == (
+        "the reward failed for all 2 responses; the first, f:0, response 0: "
+        "ZeroDivisionError: division by zero (mine.py, line 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
+    [
+        (
+            {"ground_truth": None},
+            "row f:0 has reward_model.ground_truth=None, not a text or a number: mend or remove the row",
+        ),
+        (
+            {"ground_truth": float("nan"), "data_source": "math"},
+            "row f:0 has reward_model.ground_truth=nan, not a text or a number: mend or remove the row",
+        ),
+        (
+            {"data_source": "reasoning_gym/chain_sum"},
+            "row f:0 has no entry of reasoning-gym (task, task_config, entry) in extra_info: "
+            "write the data with `gspo data reasoning-gym`",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_scored(prompt: dict[str, Any], error: str, make_manager: Make, make_group: Make) -> None:
+    bad = make_group("72", **prompt)
+    make_manager().score([make_group("72"), bad])
+    assert outcomes(bad) == [Outcome(error=error)]
+
+
+def test_no_groups(make_manager: Make) -> None:
+    assert to_floats(make_manager().score([])) == {"reward/abstained": 0.0, "reward/errors": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        (
+            [{"name": "mathematics"}],
+            "there is no reward function 'mathematics'; there are gsm8k, math, gym, format, overlong and custom",
+        ),
+        (
+            [{"name": "gsm8k", "kwargs": {"loose": 1}}],
+            "the reward 'gsm8k' cannot take kwargs={'loose': 1} (got an unexpected keyword argument 'loose'); "
+            "its settings: strict",
+        ),
+        (
+            [{"name": "overlong"}],
+            "the reward 'overlong' cannot take kwargs={} (missing a required argument: 'max_length'); "
+            "its settings: max_length, buffer, factor",
+        ),
+        (
+            [{"name": "overlong", "kwargs": {"max_length": 4, "buffer": 5}}],
+            "the reward `overlong` has buffer=5: set it from 1 to max_length=4",
+        ),
+        ([{"name": "custom"}], "reward.functions names `custom`: set custom_reward_function.path to its file"),
+    ],
+)
+def test_functions_that_cannot_be_set_up(functions: list[dict[str, Any]], message: str, make_manager: Make) -> None:
+    with pytest.raises(RewardError) as caught:
+        make_manager(*functions)
+    assert str(caught.value) == message
+
+
+def test_custom_functions_that_cannot_be_set_up(make_manager: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(**_): return 1")
+    with pytest.raises(RewardError, match=r"^custom_reward_function\.path is set, but reward\.functions does not name"):
+        make_manager({"name": "gsm8k"}, path=path)
+    with pytest.raises(
+        RewardError, match=r"^the reward `custom` takes its settings from custom_reward_function\.reward_kw"
+    ):
+        make_manager({"name": "custom", "kwargs": {"a": 1}}, path=path)
+    with pytest.raises(RewardError, match=r"^the pattern '\(' of the reward `format` cannot be compiled: missing \),"):
+        make_manager({"name": "format", "kwargs": {"pattern": "("}})

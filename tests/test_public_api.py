@@ -1,0 +1,41 @@
+"""Every public module says what is public, and everything public is documented."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import gspo
+
+MODULES = ["gspo"] + [
+    found.name
+    for found in pkgutil.walk_packages(gspo.__path__, "gspo.")
+    if not any(part.startswith("_") for part in found.name.split("."))
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_documented_and_lists_its_public_names(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    assert isinstance(getattr(module, "__all__", None), list), f"{name} has no list __all__"
+    names = module.__all__
+    assert len(names) == len(set(names)), f"{name}.__all__ repeats a name"
+    missing = [public for public in names if not hasattr(module, public)]
+    assert not missing, f"{name}.__all__ names what is not there: {missing}"
+    values = {public: getattr(module, public) for public in names}
+    undocumented = [
+        public
+        for public, value in values.items()
+        if (inspect.isclass(value) or inspect.isfunction(value)) and not has_own_docstring(value)
+    ]
+    assert not undocumented, f"{name}: no docstring on {undocumented}"
+
+
+def has_own_docstring(value: object) -> bool:
+    """A docstring that somebody wrote: not inherited, and not the signature that a dataclass puts in its place."""
+    docstring = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+    return bool(docstring) and not str(docstring).startswith(f"{getattr(value, '__name__', '')}(")
