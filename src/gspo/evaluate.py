@@ -59,7 +59,7 @@ def answer_groups(
     n: int = 1,
     batch_size: int | None = None,
 ) -> list[Group]:
-    """Samples `n` responses for each prompt and scores them, `batch_size` prompts at a time (all at once by default)."""
+    """Samples `n` responses for each prompt and scores them, `batch_size` prompts at a time (all at once if None)."""
     groups: list[Group] = []
     size = batch_size or max(1, len(prompts))
     for start in range(0, len(prompts), size):

@@ -52,7 +52,7 @@ class Outcome:
 
     Attributes:
         value: the reward, where there is one; None where the scorer abstained or failed.
-        extras: further figures of the scorer, logged under their names; `acc` is whether the answer is correct (0 or 1).
+        extras: further figures of the scorer, logged under their names; `acc` is 1 for a correct answer and else 0.
         answer: what the scorer read as the response's answer, its vote in a majority; None where there is none.
         abstained: why the scorer could not judge this response ("ground truth does not parse").
         error: what went wrong in the scorer ("timed out after 5 s").

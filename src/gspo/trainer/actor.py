@@ -131,7 +131,7 @@ class Actor:
         """Learning rates of the schedule's current step: those of the run as it is configured now."""
         steps = self.schedule.last_epoch
         return [
-            base * factor(steps) for base, factor in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+            float(base) * factor(steps) for base, factor in zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
         ]
 
     def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -170,7 +170,7 @@ def _open(config: Config) -> Iterator[_SftRun]:
     folder = run_folder(config, resumed=checkpoint is not None, say=lines.append)
     header = {
         "model": f"{model.path} ({type(policy.model).__name__}, {policy.model.num_parameters() / 1e6:.1f}M)",
-        "algorithm": f"supervised fine-tuning on column {data.teacher_key}, lr {config.actor_rollout_ref.actor.optim.lr:g}",
+        "algorithm": f"supervised fine-tuning on {data.teacher_key}, lr {config.actor_rollout_ref.actor.optim.lr:g}",
         "data": train_data.summary(),
         "run folder": str(folder),
     }
