@@ -24,7 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BASE | MIDDLE | {"statistics"},
     "trainer": BASE | MIDDLE | {"statistics", "evaluate"},
     "quickstart": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
-    "cli": BASE | MIDDLE | {"statistics", "evaluate", "trainer", "quickstart"},
+    "evaluation_command": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
+    "compare": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
+    "cli": BASE | MIDDLE | {"statistics", "evaluate", "evaluation_command", "trainer", "quickstart", "compare"},
     "__main__": {"cli"},
 }
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -17,7 +17,7 @@ _OVERRIDES = "key=value overrides, as in actor_rollout_ref.actor.policy_loss=gsp
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C."""
-    args = _parser().parse_args(arguments)
+    args = _parse(arguments)
     try:
         return int(args.run(args) or 0)
     except KeyboardInterrupt:
@@ -30,6 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed arguments; overrides may stand before and behind the options, as with Hydra."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    if unknown := [text for text in rest if text.startswith("-") or not hasattr(args, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gspo", description="Sequence-level reinforcement learning for language models."
@@ -40,18 +51,31 @@ def _parser() -> argparse.ArgumentParser:
     _config_command(commands, "train", "train with reinforcement learning on verifiable rewards", _train)
     _config_command(commands, "sft", "supervised fine-tuning on an answer column", _sft)
     _config_command(commands, "config", "print the resolved configuration, every key explained", _config)
+    compare = _config_command(
+        commands, "compare", "the same task and seeds with several settings, side by side", _compare
+    )
+    compare.add_argument(
+        "--variants",
+        nargs="+",
+        required=True,
+        metavar="NAME:KEY=VALUE,...",
+        help="what each variant sets over the base",
+    )
+    compare.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED", help="default 1 2 3")
+    compare.add_argument("--out", default="runs/compare", metavar="DIR", help="runs, compare.html and compare.json")
     evaluate = commands.add_parser("eval", help="accuracy of models or checkpoints on data sets")
-    evaluate.add_argument("models", nargs="+", metavar="MODEL", help="Hugging Face folder or hub name")
+    evaluate.add_argument("models", nargs="+", metavar="MODEL", help="Hugging Face folder, hub name, run or checkpoint")
     evaluate.add_argument("--data", nargs="+", required=True, metavar="FILE", help="parquet, json or jsonl files")
     evaluate.add_argument("--n", type=int, default=1, help="responses per prompt (default 1)")
     evaluate.add_argument(
         "--temperature", type=float, default=None, help="default 0, greedy, for one response and 1 for several"
     )
-    evaluate.add_argument("--top-p", type=float, default=1.0)
-    evaluate.add_argument("--max-samples", type=int, default=-1, help="only the first rows (default all)")
+    evaluate.add_argument("--top-p", type=float, default=1.0, help="default 1, the whole distribution")
+    evaluate.add_argument("--max-samples", type=int, default=-1, help="only the first rows of each file (default all)")
     evaluate.add_argument("--out", default="runs/eval", metavar="DIR", help="results.json and responses.jsonl go there")
-    evaluate.add_argument("overrides", nargs="*", default=[], help=argparse.SUPPRESS)
-    evaluate.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=_OVERRIDES)
+    evaluate.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in data.max_response_length=1024"
+    )
     evaluate.set_defaults(run=_eval)
     report = commands.add_parser("report", help="write report.html of a run folder")
     report.add_argument("folder", type=Path)
@@ -64,12 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config_command(commands: Any, name: str, line: str, run: Callable[[argparse.Namespace], int | None]) -> None:
-    parser = commands.add_parser(name, help=line)
+def _config_command(
+    commands: Any, name: str, line: str, run: Callable[[argparse.Namespace], int | None]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=line)
     parser.add_argument("--config-path", metavar="DIR", help="folder of the YAML file")
     parser.add_argument("--config-name", metavar="NAME", help="file in it, or a preset: without .yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)
     parser.set_defaults(run=run)
+    return parser
 
 
 def _register_data(commands: Any) -> None:
@@ -121,6 +148,12 @@ def _eval(args: argparse.Namespace) -> int:
     from gspo.evaluation_command import evaluate_models
 
     return evaluate_models(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from gspo.compare import compare_command
+
+    return compare_command(args)
 
 
 def _report(args: argparse.Namespace) -> int:

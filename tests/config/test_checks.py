@@ -147,21 +147,6 @@ def test_gad_is_not_available_yet(override: str) -> None:
     [
         (["trainer.n_gpus_per_node=8"], "trainer.n_gpus_per_node=8: this release trains in one process: set it to 1"),
         (["trainer.nnodes=2"], "trainer.nnodes=2: this release trains in one process: set it to 1"),
-        (
-            ["algorithm.filter_groups.enable=true"],
-            "algorithm.filter_groups.enable=true: groups are not resampled in this release: set it to false",
-        ),
-        (
-            ["algorithm.rollout_correction.rollout_is=token"],
-            "algorithm.rollout_correction.rollout_is=token: rollouts are not weighted in this release: set it to null",
-        ),
-        (
-            [
-                f"algorithm.rollout_correction.{setting}"
-                for setting in ("rollout_rs=token_k1", "rollout_rs_threshold=2")
-            ],
-            "algorithm.rollout_correction.rollout_rs=token_k1: rollouts are not masked in this release: set it to null",
-        ),
     ],
 )
 def test_what_else_is_not_available_yet(overrides: list[str], message: str) -> None:

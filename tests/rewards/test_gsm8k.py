@@ -37,25 +37,29 @@ def test_final_number(text: str, flexible: str | None, strict: str | None) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "truth", "score"),
+    ("text", "truth", "score", "answer"),
     [
-        ("#### 72", "72", 1.0),
-        ("#### 72.0", "72", 1.0),
-        ("#### 72", "72.00", 1.0),
-        ("#### 1000", "1,000", 1.0),
-        ("#### 720", "72", 0.0),
-        ("#### -72", "72", 0.0),
-        ("72 apples", "72", 1.0),
-        ("", "72", 0.0),
+        ("#### 72", "72", 1.0, "72"),
+        ("#### 72.0", "72", 1.0, "72"),
+        ("#### 72", "72.00", 1.0, "72"),
+        ("#### 1000", "1,000", 1.0, "1000"),
+        ("#### $1,000.50", "1,000.5", 1.0, "1000.5"),
+        ("#### 720", "72", 0.0, "720"),
+        ("#### -72", "72", 0.0, "-72"),
+        ("72 apples", "72", 1.0, "72"),
     ],
 )
-def test_score(text: str, truth: str, score: float) -> None:
-    assert score_gsm8k(text, truth) == {"score": score, "acc": score}
+def test_score(text: str, truth: str, score: float, answer: str) -> None:
+    assert score_gsm8k(text, truth) == {"score": score, "acc": score, "pred": answer}
+
+
+def test_a_response_without_a_number_has_no_answer() -> None:
+    assert score_gsm8k("", "72") == {"score": 0.0, "acc": 0.0}
 
 
 def test_strict_wants_the_mark() -> None:
     assert score_gsm8k("72", "72", strict=True) == {"score": 0.0, "acc": 0.0}
-    assert score_gsm8k("#### 72", "72", strict=True) == {"score": 1.0, "acc": 1.0}
+    assert score_gsm8k("#### 72", "72", strict=True) == {"score": 1.0, "acc": 1.0, "pred": "72"}
 
 
 @pytest.mark.parametrize("truth", ["", "unknown", "####"])

@@ -19,7 +19,7 @@ def rows(tmp_path: Path, task: str, **config: Any) -> list[dict[str, Any]]:
     return table
 
 
-def score(text: str, row: dict[str, Any]) -> dict[str, float]:
+def score(text: str, row: dict[str, Any]) -> dict[str, float | str]:
     info = row["extra_info"]
     return score_gym(text, info["task"], info["task_config"], info["entry"])
 
@@ -42,9 +42,11 @@ def score(text: str, row: dict[str, Any]) -> dict[str, float]:
 )
 def test_stored_entries_are_scored_as_the_tasks_own(task: str, tmp_path: Path) -> None:
     for row in rows(tmp_path, task):
-        assert score(row["answer"], row) == {"score": 1.0, "acc": 1.0}
-        assert score(f"so <answer>\n{row['answer']} </answer>.", row) == {"score": 1.0, "acc": 1.0}
-        assert score("surely not", row)["acc"] == 0.0
+        full = {"score": 1.0, "acc": 1.0, "pred": row["answer"]}
+        assert score(row["answer"], row) == full
+        assert score(f"so <answer>\n{row['answer']} </answer>.", row) == full
+        wrong = score("surely not", row)
+        assert (wrong["acc"], wrong["pred"]) == (0.0, "surely not")
 
 
 def test_a_part_of_the_score_is_not_accuracy(tmp_path: Path) -> None:
@@ -52,6 +54,7 @@ def test_a_part_of_the_score_is_not_accuracy(tmp_path: Path) -> None:
     assert score(f"it is {row['answer']}", row) == {
         "score": len(row["answer"]) / len(f"it is {row['answer']}"),
         "acc": 0.0,
+        "pred": f"it is {row['answer']}",
     }
 
 
@@ -93,7 +96,8 @@ def test_an_answer_is_never_run(task: str, tmp_path: Path) -> None:
 
 def test_an_honest_list_is_still_read(tmp_path: Path) -> None:
     row = rows(tmp_path, "string_insertion")[0]
-    assert score(str(list(row["answer"])), row) == {"score": 0.1, "acc": 0.0}  # what the task gives for a list
+    listed = str(list(row["answer"]))
+    assert score(listed, row) == {"score": 0.1, "acc": 0.0, "pred": listed}  # what the task gives for a list
 
 
 def test_every_evaluating_scorer_of_the_installed_version_is_guarded() -> None:

@@ -37,7 +37,7 @@ def test_gsm8k_by_data_source(make_manager: Make, make_group: Make) -> None:
     group = make_group("#### 72", "#### 7")
     other = make_group("72", ground_truth="?")
     stats = make_manager().score([group, other])
-    assert outcomes(group) == [Outcome(1.0, {"acc": 1.0}), Outcome(0.0, {"acc": 0.0})]
+    assert outcomes(group) == [Outcome(1.0, {"acc": 1.0}, "72"), Outcome(0.0, {"acc": 0.0}, "7")]
     assert outcomes(other) == [Outcome(abstained="the ground truth '?' is not a number")]
     assert to_floats(stats) == {
         "reward/gsm8k/mean": 0.5,
@@ -73,6 +73,14 @@ def test_math_by_data_source(make_manager: Make, make_group: Make) -> None:
         "reward/abstained": 0.0,
         "reward/errors": 0.0,
     }
+    assert outcomes(group) == [Outcome(1.0, {"acc": 1.0}, "72"), Outcome(0.0, {"acc": 0.0}, "71")]
+
+
+def test_the_answer_is_the_first_that_a_part_read(make_manager: Make, make_group: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(**_): return {'score': 1, 'pred': 'mine'}")
+    group = make_group("72", "#### 72")
+    make_manager({"name": "gsm8k", "kwargs": {"strict": True}}, {"name": "custom"}, path=path).score([group])
+    assert [outcome.answer for outcome in outcomes(group) if outcome] == ["mine", "72"]
 
 
 def test_an_unknown_source(make_manager: Make, make_group: Make) -> None:
@@ -91,8 +99,8 @@ def test_a_weighted_sum(make_manager: Make, make_group: Make) -> None:
         {"name": "gsm8k", "weight": 2.0, "kwargs": {"strict": True}}, {"name": "gsm8k"}, pattern
     ).score([group])
     assert outcomes(group) == [
-        Outcome(3.0, {"acc": 1.0, "gsm8k_2/acc": 1.0}),
-        Outcome(1.5, {"acc": 0.0, "gsm8k_2/acc": 1.0}),
+        Outcome(3.0, {"acc": 1.0, "gsm8k_2/acc": 1.0}, "72"),
+        Outcome(1.5, {"acc": 0.0, "gsm8k_2/acc": 1.0}, "72"),
     ]
     assert to_floats(stats) == {
         "reward/gsm8k/mean": 0.5,
@@ -112,7 +120,7 @@ def test_a_sum_is_never_partial(make_manager: Make, make_group: Make, write_modu
     stats = manager.score([group, other])
     none = "custom: returned None: return a number, or a dict with `score`"
     assert outcomes(group) == [Outcome(abstained="gsm8k: the ground truth '?' is not a number"), Outcome(error=none)]
-    assert outcomes(other) == [Outcome(error=none), Outcome(2.0, {"acc": 1.0})]
+    assert outcomes(other) == [Outcome(error=none), Outcome(2.0, {"acc": 1.0}, "72")]
     assert float(stats["reward/errors"]) == 0.5
     assert float(stats["reward/abstained"]) == 0.25
     assert manager.first_error == f"f:0, response 1: {none}"
@@ -122,7 +130,7 @@ def test_the_overlong_buffer_is_added(make_manager: Make, make_group: Make) -> N
     buffer = OverlongBufferConfig(enable=True, len=4, penalty_factor=0.5)
     group = make_group("#### 72", "#### 72...")
     stats = make_manager(limit=10, overlong_buffer=buffer).score([group])
-    assert outcomes(group) == [Outcome(1.0 - 0.125, {"acc": 1.0}), Outcome(0.5, {"acc": 1.0})]
+    assert outcomes(group) == [Outcome(1.0 - 0.125, {"acc": 1.0}, "72"), Outcome(0.5, {"acc": 1.0}, "72")]
     assert float(stats["reward/overlong_buffer/mean"]) == (-0.125 - 0.5) / 2
     with pytest.raises(
         RewardError, match=r"^reward\.overlong_buffer needs data\.max_response_length, the length that it"
@@ -151,7 +159,7 @@ def test_errors_stop_the_run_where_they_are_to(make_manager: Make, make_group: M
         manager.score([make_group("", "")])
     assert str(caught.value) == (
         "the reward failed for all 2 responses; the first, f:0, response 0: "
-        "ZeroDivisionError: division by zero (mine.py, line 1)"
+        "ZeroDivisionError: division by zero (mine.py, line 1). Mend the function or the rows"
     )
 
 
@@ -188,7 +196,8 @@ def test_no_groups(make_manager: Make) -> None:
     [
         (
             [{"name": "mathematics"}],
-            "there is no reward function 'mathematics'; there are gsm8k, math, gym, format, overlong and custom",
+            "reward.functions: there is no reward function 'mathematics'; "
+            "there are gsm8k, math, gym, format, overlong and custom",
         ),
         (
             [{"name": "gsm8k", "kwargs": {"loose": 1}}],

@@ -28,9 +28,6 @@ _EXAMPLES = {
 
 # Key, the value that asks for nothing, and what is missing.
 _NOT_YET = (
-    ("algorithm.filter_groups.enable", False, "groups are not resampled in this release"),
-    ("algorithm.rollout_correction.rollout_is", None, "rollouts are not weighted in this release"),
-    ("algorithm.rollout_correction.rollout_rs", None, "rollouts are not masked in this release"),
     ("trainer.nnodes", 1, "this release trains in one process"),
     ("trainer.n_gpus_per_node", 1, "this release trains in one process"),
 )
@@ -48,23 +45,22 @@ def require_keys(config: Config, *keys: str) -> None:
 
 
 def require_supported(config: Config) -> None:
-    """Holds that the configuration asks for nothing that is read but cannot be trained yet.
+    """Holds that the configuration asks for nothing that is read but cannot be trained.
 
     Raises:
         ConfigError: it does; says what to set in its place.
     """
-    if config.algorithm.adv_estimator == "gae":
-        raise ConfigError(
-            "algorithm.adv_estimator=gae trains a value critic, which is not available in this release: "
-            "set algorithm.adv_estimator=grpo and actor_rollout_ref.rollout.n=8",
-            "algorithm.adv_estimator",
-        )
     if config.wants_discriminator:
         raise ConfigError(
             "critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a "
             "discriminator (GAD), which is not available in this release: set critic.enable=false to train on "
             "rewards alone",
             "critic.enable",
+        )
+    if config.algorithm.filter_groups.enable and config.actor_rollout_ref.rollout.n == 1:
+        raise ConfigError(
+            "algorithm.filter_groups.enable=true drops every group of one response: set actor_rollout_ref.rollout.n=8",
+            "algorithm.filter_groups.enable",
         )
     for key, neutral, what in _NOT_YET:
         if (value := reduce(getattr, key.split("."), config)) != neutral:
@@ -77,6 +73,7 @@ def notices(config: Config) -> list[str]:
         *config.notes,
         *_about_the_loss(config),
         *_about_groups(config),
+        *_about_the_critic(config),
         *_about_sampling(config),
         *_without_effect(config),
     ]
@@ -136,13 +133,28 @@ def _about_groups(config: Config) -> Iterator[str]:
             )
         elif n < _SMALL_GROUP:
             yield f"{key}={n} makes a noisy baseline: set {key}=8 or 16"
-    if config.trainer.critic_warmup > 0 and config.critic.enable is False:
-        yield f"trainer.critic_warmup={config.trainer.critic_warmup} has no effect without a critic: take it out"
+    sync = config.actor_rollout_ref.ref.sync_steps
+    if sync is not None and not config.uses_reference:
+        yield (
+            f"actor_rollout_ref.ref.sync_steps={sync} has no effect without a reference model: set "
+            "actor_rollout_ref.actor.use_kl_loss=true, or take it out"
+        )
     if algorithm.use_kl_in_reward and config.actor_rollout_ref.actor.use_kl_loss:
         yield (
             "algorithm.use_kl_in_reward and actor_rollout_ref.actor.use_kl_loss both hold the policy to the reference: "
             "one of them is usual"
         )
+
+
+def _about_the_critic(config: Config) -> Iterator[str]:
+    trainer = config.trainer
+    if not config.critic.enable:
+        if trainer.critic_warmup > 0:
+            yield f"trainer.critic_warmup={trainer.critic_warmup} has no effect without a critic: take it out"
+        if keys := sorted(key for key in config.user_set if key.startswith("critic.") and key != "critic.enable"):
+            yield f"{', '.join(keys)}: no effect without a critic (algorithm.adv_estimator=gae trains one)"
+    elif config.uses_value_critic and trainer.gad_warmup_epochs > 0:
+        yield f"trainer.gad_warmup_epochs={trainer.gad_warmup_epochs} has no effect with a value critic: take it out"
 
 
 def _about_sampling(config: Config) -> Iterator[str]:

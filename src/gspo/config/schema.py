@@ -120,6 +120,13 @@ class Config(Section):
                 f"set it to {batch} or less, or leave it out",
                 actor.key("ppo_mini_batch_size"),
             )
+        mini_batch = self.critic.ppo_mini_batch_size
+        if mini_batch is not None and mini_batch > batch:
+            raise ConfigError(
+                f"{self.critic.key('ppo_mini_batch_size')}={mini_batch} is more prompts than "
+                f"data.train_batch_size={batch}: set it to {batch} or less, or leave it out",
+                self.critic.key("ppo_mini_batch_size"),
+            )
         buffer, limit = self.reward.overlong_buffer, self.data.max_response_length
         if buffer.enable and buffer.len >= limit:
             raise ConfigError(
@@ -134,6 +141,11 @@ class Config(Section):
         trainer = self.trainer
         asked = self.critic.enable or self.critic.model.path is not None
         return bool(asked or trainer.critic_warmup > 0 or trainer.gad_warmup_epochs > 0)
+
+    @property
+    def uses_value_critic(self) -> bool:
+        """Whether a value critic is trained (PPO)."""
+        return self.algorithm.adv_estimator == "gae"
 
     @property
     def uses_reference(self) -> bool:

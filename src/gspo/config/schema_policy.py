@@ -208,6 +208,9 @@ class RefConfig(Section):
     log_prob_max_token_len_per_gpu: int = option(
         16384, "Unique tokens per pass of the reference model, used with use_kl_loss or use_kl_in_reward.", at_least=1
     )
+    sync_steps: int | None = option(
+        None, "Steps after which the reference becomes the current policy, each time; null: it is frozen.", at_least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,4 +222,4 @@ class ActorRolloutRefConfig(Section):
     model: ModelConfig = section(ModelConfig, "The model.")
     actor: ActorConfig = section(ActorConfig, "How it is updated.")
     rollout: RolloutConfig = section(RolloutConfig, "How it is sampled.")
-    ref: RefConfig = section(RefConfig, "The reference model: the actor's weights at the start.")
+    ref: RefConfig = section(RefConfig, "The reference model: the actor at the start, or as of the last sync.")

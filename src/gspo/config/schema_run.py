@@ -62,6 +62,11 @@ class RolloutCorrectionConfig(Section):
                 self.key("rollout_rs"),
             )
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is weighted or left out."""
+        return self.rollout_is is not None or self.rollout_rs is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilterGroupsConfig(Section):
@@ -71,9 +76,11 @@ class FilterGroupsConfig(Section):
 
     enable: bool = option(False, "Replace groups whose responses all score the same (DAPO, arXiv 2503.14476).")
     metric: str = option(
-        "score", "What must differ within a group.", choices=("score", "acc", "seq_reward", "seq_final_reward")
+        "score",
+        "What must differ within a group; score and verl's seq_reward and seq_final_reward are one: the reward.",
+        choices=("score", "acc", "seq_reward", "seq_final_reward"),
     )
-    max_num_gen_batches: int = option(10, "Batches to sample at most per step; 0: no limit.", at_least=0)
+    max_num_gen_batches: int = option(10, "Batches to sample at most per step; 0: one pass over the data.", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +140,12 @@ class CriticConfig(Section):
         None, "PROMPTS per optimizer step of the critic; null: the actor's.", at_least=1
     )
     ppo_micro_batch_size_per_gpu: int | None = option(None, "RESPONSES per forward pass; null: by tokens.", at_least=1)
-    ppo_max_token_len_per_gpu: int = option(32768, "Unique tokens per forward and backward pass.", at_least=1)
+    ppo_max_token_len_per_gpu: int = option(
+        32768, "Unique tokens per pass, with and without a backward pass.", at_least=1
+    )
     ppo_epochs: int = option(1, "Passes of the critic over each batch of rollouts.", at_least=1)
     shuffle: bool = option(False, "Shuffle the groups of a batch before they are cut into mini-batches.")
-    cliprange_value: float = option(0.5, "How far a value may move from its old one.", above=0)
+    cliprange_value: float = option(0.5, "How far an update may gain by moving a value from its old one.", above=0)
     loss_agg_mode: str = option("token-mean", "From the critic's token losses to one number.", choices=AGG_MODES)
 
 

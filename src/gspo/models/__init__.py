@@ -6,6 +6,7 @@ from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, micro_batches, pack
 from gspo.models.policy import Policy, output_head, verify_packed_forward
 from gspo.models.prefix_attention import PackedAttention
+from gspo.models.scorer import Scorer
 
 __all__ = [
     "AttentionContext",
@@ -13,6 +14,7 @@ __all__ = [
     "PackedAttention",
     "PackedRow",
     "Policy",
+    "Scorer",
     "end_token_ids",
     "load_model",
     "load_tokenizer",

@@ -92,7 +92,7 @@ def use_project_attention(model: PreTrainedModel) -> None:
 def forward_hidden(
     model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, context: AttentionContext
 ) -> Tensor:
-    """Last hidden states, before the output head. (batch, tokens, hidden size)"""
+    """Last hidden states of a model, or of its decoder on its own. (batch, tokens, hidden size)"""
     output = model.get_decoder()(
         input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, context=context
     )

@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 __all__ = ["end_token_ids", "load_model", "load_tokenizer"]
 
+_PATH_KEY = "actor_rollout_ref.model.path"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -33,7 +42,10 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
+        raise ValueError(
+            f"no tokenizer could be loaded from {path} ({_first_line(error)}): put its files there, or set "
+            "actor_rollout_ref.model.tokenizer_path to a folder that has them"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"the tokenizer in {path} has no end token, so no response could ever finish; set its eos_token"
@@ -57,6 +69,8 @@ def load_model(
     override_config: Mapping[str, Any] | None = None,
     gradient_checkpointing: bool = False,
     trust_remote_code: bool = False,
+    needs_head: bool = True,
+    path_key: str = _PATH_KEY,
 ) -> PreTrainedModel:
     """The model of a folder or hub name, ready to train: all dropout off, weights checked to be finite.
 
@@ -67,30 +81,33 @@ def load_model(
         override_config: entries of the model's config to replace.
         gradient_checkpointing: recompute activations in the backward pass.
         trust_remote_code: let the folder's own code run.
+        needs_head: whether the output head must be among the weights; not for one that is put in its place.
+        path_key: the configuration's key of `path`, for messages.
 
     Raises:
-        ValueError: nothing can be loaded, an unknown dtype or config entry, or weights that are NaN or infinite.
+        ValueError: nothing can be loaded, an unknown dtype or config entry, or weights that are missing, of another
+            shape, NaN or infinite.
     """
-    path = _existing(path)
+    path = _existing(path, path_key)
     if dtype not in _DTYPES:
         raise ValueError(f"actor_rollout_ref.model.dtype is {dtype!r}; it can be {', '.join(_DTYPES)}")
     transformers_logging.disable_progress_bar()  # loading is quick; its bars would cut through the run's own view
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        for name, value in (override_config or {}).items():
-            if not hasattr(config, name):
-                raise ValueError(
-                    f"actor_rollout_ref.model.override_config.{name}: {type(config).__name__} has no such entry"
-                )
-            setattr(config, name, value)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=_DTYPES[dtype], trust_remote_code=trust_remote_code
-        )
-    except (OSError, KeyError) as error:
-        raise ValueError(f"no model could be loaded from {path}: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(path, error) from error
+    for name, value in (override_config or {}).items():
+        if not hasattr(config, name):
+            raise ValueError(
+                f"actor_rollout_ref.model.override_config.{name}: {type(config).__name__} has no such entry"
+            )
+        setattr(config, name, value)
+    model = _read_weights(path, config, _DTYPES[dtype], trust_remote_code, needs_head)
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"the model in {path} has NaN or infinite values in {name}; training cannot start from it")
+            raise ValueError(
+                f"the model in {path} has NaN or infinite values in {name}: download or export the model again"
+            )
     _no_dropout(model)
     model.eval()
     if gradient_checkpointing:
@@ -99,6 +116,40 @@ def load_model(
         enable({"use_reentrant": False})
         model.train()  # transformers checkpoints in training mode only; no dropout is left for that mode to switch on
     return model.to(device)
+
+
+def _read_weights(
+    path: str, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool, needs_head: bool
+) -> PreTrainedModel:
+    """The model with every weight from its files; transformers would fill what is not there with random numbers."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of such weights comes as the error below
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _unloadable(path, error) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    for name, there, expected in sorted(found["mismatched_keys"]):
+        raise ValueError(
+            f"the model in {path} has {name} of shape {list(there)}, and its configuration asks for {list(expected)}: "
+            "the weights are of another model, or actor_rollout_ref.model.override_config changes a size"
+        )
+    head = {f"{name}.weight" for name, module in model.named_modules() if module is model.get_output_embeddings()}
+    missing = sorted(set(found["missing_keys"]) - (set() if needs_head else head))
+    if missing:
+        raise ValueError(
+            f"the model in {path} lacks {len(missing)} of its weights, {missing[0]} for one: "
+            "download or export the model again"
+        )
+    return model
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -117,21 +168,31 @@ def _no_dropout(model: PreTrainedModel) -> None:
             module.attention_dropout = 0.0
 
 
-def _existing(path: str | None) -> str:
+def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:
     if not path:
-        raise ValueError(
-            "actor_rollout_ref.model.path is not set; give a folder with a Hugging Face model or a hub name"
-        )
+        raise ValueError(f"{path_key} is not set; give a folder with a Hugging Face model or a hub name")
     folder = Path(path).expanduser()
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if folder.exists():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"{path} holds no config.json, so it is not a Hugging Face model folder")
+            raise ValueError(
+                f"{path} holds no config.json, so it is not a Hugging Face model folder: set "
+                f"{path_key} to one (a run's is RUN/huggingface)"
+            )
         return str(folder)
     if looks_local:
-        raise ValueError(f"actor_rollout_ref.model.path: there is no folder {path}")
+        raise ValueError(
+            f"{path_key}: there is no folder {path}: set it to a folder with a Hugging Face model, or to a hub name"
+        )
     return path
 
 
+def _unloadable(path: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"no model could be loaded from {path} ({_first_line(error)}): download or export it again, or set "
+        "actor_rollout_ref.model.path to another"
+    )
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0].rstrip(" :.") if str(error).strip() else type(error).__name__

@@ -162,7 +162,7 @@ class _FlashAttention(torch.autograd.Function):
         repeats = q.shape[0] // k.shape[0]
         keys, values = k.repeat_interleave(repeats, 0), v.repeat_interleave(repeats, 0)
         out = torch.empty_like(q)
-        lse = q.new_empty(*q.shape[:2], 1)
+        lse = q.new_empty(*q.shape[:2], 1, dtype=torch.promote_types(q.dtype, torch.float32))  # as the kernel gives it
         for bucket in layout.buckets:
             part, part_lse = _flash(*map(bucket.take, (q, keys, values)), 0.0, True, scale=scale)
             bucket.put(out, part)

@@ -1,6 +1,7 @@
 """Metrics of a batch as sums and counts, and the clock that tells where a step's time goes.
 
-Names are verl's: `critic/{score,rewards,advantages,returns}/*`, `{prompt,response}_length/*`, `timing_s/*`, `perf/*`.
+Names are verl's: `critic/{score,rewards,advantages,returns,values}/*`, `{prompt,response}_length/*`, `timing_s/*`,
+`perf/*`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["PhaseClock", "batch_metrics", "throughput_metrics"]
 
 # What is one figure per response (the sum over its tokens), and what is one per token.
 _PER_RESPONSE = {"critic/score": "token_level_scores", "critic/rewards": "token_level_rewards"}
-_PER_TOKEN = {"critic/advantages": "advantages", "critic/returns": "returns"}
+_PER_TOKEN = {"critic/advantages": "advantages", "critic/returns": "returns", "critic/values": "values"}
 
 
 class PhaseClock:
@@ -79,9 +80,9 @@ def throughput_metrics(num_tokens: int, seconds: float, num_devices: int = 1) ->
 def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
     """What a batch looks like: scores, rewards, advantages, returns, lengths, truncation, groups without a signal.
 
-    Tensors that the batch does not hold have no metrics. Advantages and returns are over written tokens, as in verl.
-    `response_length/clip_ratio` is the fraction cut at the token limit; `group/zero_spread` the fraction of groups
-    whose rewards are all equal: their group advantages are zero and teach nothing.
+    Tensors that the batch does not hold have no metrics. Advantages, returns and values are over written tokens, as in
+    verl. `response_length/clip_ratio` is the fraction cut at the token limit; `group/zero_spread` the fraction of
+    groups whose rewards are all equal: their group advantages are zero and teach nothing.
     """
     stats: dict[str, Stat] = {}
     for name, key in _PER_RESPONSE.items():

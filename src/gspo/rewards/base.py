@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from numbers import Real
 from typing import Any, Protocol
 
@@ -37,12 +36,12 @@ class Scorer(Protocol):
 def to_outcome(result: Any) -> Outcome:
     """What a reward function returned, as an `Outcome`.
 
-    A number or a bool is the value. A dict holds it under `score`, or says under `abstained` why there is none; its
-    other numbers are the extras, its texts and the like are not figures and are left out. An `Outcome` stays. All else
-    (None, NaN, infinity, another type) is an error that says so.
+    A number or a bool is the value. A dict holds it under `score`, or says under `abstained` why there is none; `pred`
+    is the answer that was read, as text; its other numbers are the extras, its other texts and the like are not
+    figures and are left out. An `Outcome` stays. All else (None, NaN, infinity, another type) is an error that says so.
     """
     if isinstance(result, Outcome):
-        return _finite(result.value, result.extras) if result.value is not None else result
+        return result if result.value is None else _finite(result.value, result.extras, result.answer)
     if isinstance(result, Mapping):
         return _from_dict(result)
     if _is_number(result):
@@ -68,14 +67,13 @@ def _from_dict(result: Mapping[Any, Any]) -> Outcome:
     score = result["score"]
     if not _is_number(score):
         return Outcome(error=f"returned a dict whose `score` is a {type(score).__name__}: it must be a number")
-    outcome = _finite(float(score), extras)
-    return outcome if result.get("pred") is None else replace(outcome, answer=str(result["pred"]))
+    return _finite(float(score), extras, None if result.get("pred") is None else str(result["pred"]))
 
 
-def _finite(value: float, extras: Mapping[str, float]) -> Outcome:
+def _finite(value: float, extras: Mapping[str, float], answer: str | None = None) -> Outcome:
     if not math.isfinite(value):
         return Outcome(error=f"returned {value}: a reward must be a finite number")
     for key, extra in extras.items():
         if not math.isfinite(extra):
             return Outcome(error=f"returned {key}={extra}: what is logged must be a finite number")
-    return Outcome(value=value, extras=dict(extras))
+    return Outcome(value=value, extras=dict(extras), answer=answer)

@@ -106,7 +106,9 @@ def make_scorer(name: str, kwargs: Mapping[str, Any], pool: WorkerPool) -> Score
         RewardError: the name or a setting is unknown, or a setting is missing or wrong.
     """
     if name not in BUILTINS:
-        raise RewardError(f"there is no reward function {name!r}; there are {', '.join(BUILTINS)} and custom")
+        raise RewardError(
+            f"reward.functions: there is no reward function {name!r}; there are {', '.join(BUILTINS)} and custom"
+        )
     try:
         inspect.signature(BUILTINS[name]).bind(pool, **kwargs)
     except TypeError as error:

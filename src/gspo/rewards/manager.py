@@ -141,7 +141,8 @@ class RewardManager:
             )
         if len(failed) == len(places):
             raise RewardError(
-                f"the reward failed for all {len(places)} responses; the first, {where}: {response.outcome.error}"
+                f"the reward failed for all {len(places)} responses; the first, {where}: {response.outcome.error}. "
+                "Mend the function or the rows"
             )
 
 

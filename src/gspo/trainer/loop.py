@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
+from collections.abc import Container, Sequence
+
+from gspo.algorithms.stats import Stat, merge_stats, to_floats
 from gspo.config import Config
 from gspo.evaluate import answer_groups, summarize, validation_metrics
 from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.rollout import SamplingParams
-from gspo.trainer.run import Run, open_run
-from gspo.trainer.stages import add_advantages, add_log_probs, add_reference, add_rewards, judged, update_actor
+from gspo.trainer.critic import add_values, update_critic
+from gspo.trainer.filtering import sample_useful
+from gspo.trainer.run import Run, nothing_to_train, open_run
+from gspo.trainer.stages import (
+    add_advantages,
+    add_log_probs,
+    add_reference,
+    add_rewards,
+    correct_rollout,
+    judged,
+    update_actor,
+)
 
 __all__ = ["train", "train_run"]
 
@@ -33,31 +45,45 @@ def train_run(run: Run) -> None:
         if trainer.val_only:
             run.console.log(metrics, run.step)
             return
-        run.tracker.log(metrics, run.step)
+        if metrics:
+            run.tracker.log(metrics, run.step)
     if run.step >= run.total_steps:
-        run.console.notice(
-            f"nothing to train: step {run.step} of {run.total_steps} is done. Raise trainer.total_training_steps or "
-            "trainer.total_epochs, or set trainer.resume_mode=disable to start again"
-        )
+        run.console.notice(nothing_to_train(run.step, run.total_steps))
         return
     for step in range(run.step + 1, run.total_steps + 1):
         with run.clock("step"):
-            groups = collect(run, step)
-            stats = {**score(run, groups), **update(run, groups, step)}
+            groups, sampled = sample(run, step)
+            stats = {**update(run, groups, step), **sampled}
+            run.sync_reference(step)
             run.engine.load_weights(run.actor.policy, version=step)
         finish_step(run, step, groups, to_floats(stats))
     finish_run(run)
 
 
-def collect(run: Run, step: int) -> list[Group]:
-    """Samples a group for each prompt of the next batch."""
+def sample(run: Run, step: int) -> tuple[list[Group], dict[str, Stat]]:
+    """Scored groups to train on, of the next prompts, or of those that teach something (`filter_groups`)."""
+    if not run.config.algorithm.filter_groups.enable:
+        groups = collect(run, step)
+        return groups, score(run, groups)
+    return sample_useful(
+        lambda seen: collect(run, step, seen),
+        lambda groups: score(run, groups),
+        run.config,
+        run.sampler.batches_per_epoch,
+        run.console.notice,
+    )
+
+
+def collect(run: Run, step: int, seen: Container[str] = ()) -> list[Group]:
+    """Samples a group for each prompt of the next batch, but for those whose uid was seen."""
     rollout = run.config.actor_rollout_ref.rollout
     prompts = [run.train_data[index] for index in run.sampler.next_batch()]
+    new = [prompt for prompt in prompts if prompt.uid not in seen]
     with run.clock("gen"):
-        return run.engine.generate(prompts, training_sampling(run.config), n=rollout.n, step=step)
+        return run.engine.generate(new, training_sampling(run.config), n=rollout.n, step=step)
 
 
-def score(run: Run, groups: list[Group]) -> dict[str, Stat]:
+def score(run: Run, groups: Sequence[Group]) -> dict[str, Stat]:
     """Sets every response's outcome; a scorer's error is told once."""
     with run.clock("reward"):
         stats = run.rewards.score(groups)
@@ -72,18 +98,27 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     """From scored groups to new weights."""
     config, policy = run.config, run.actor.policy
     batch = GroupBatch.from_groups(judged(groups), policy.device)
-    stats: dict[str, Stat] = {"actor/lr": Mean(run.actor.lr)}
-    if run.config.algorithm.use_kl_in_reward or several_updates(config, batch):
+    stats: dict[str, Stat] = {}
+    algorithm = config.algorithm
+    if algorithm.use_kl_in_reward or algorithm.rollout_correction.active or several_updates(config, batch):
         with run.clock("old_log_prob"):
             stats |= add_log_probs(batch, policy, config)
     if run.reference is not None:
         with run.clock("ref"):
             add_reference(batch, run.reference, config)
+    if run.critic is not None:
+        with run.clock("values"):
+            add_values(batch, run.critic, config)
     with run.clock("adv"):
         stats |= add_rewards(batch, run.kl_controller, config)
         add_advantages(batch, config)
-    with run.clock("update_actor"):
-        stats |= update_actor(batch, run.actor, config, step)
+        stats |= correct_rollout(batch, config)
+    if run.critic is not None:
+        with run.clock("update_critic"):
+            stats |= update_critic(batch, run.critic, config, step)
+    if run.critic is None or step > config.trainer.critic_warmup:
+        with run.clock("update_actor"):
+            stats |= update_actor(batch, run.actor, config, step)
     return merge_stats([stats, batch_metrics(batch)])
 
 

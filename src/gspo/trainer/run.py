@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,17 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
-from gspo.checkpoint import find_latest, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from gspo.checkpoint import CheckpointError, find_latest, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from gspo.config import Config, ConfigError, notices, render, require_keys, require_supported
-from gspo.config.schema import to_dict
+from gspo.config.schema import DataConfig, to_dict
 from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.models import Policy
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker, make_tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, RolloutEngine
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
+from gspo.trainer.critic import Critic, load_critic
+from gspo.trainer.external import load_external
 
 __all__ = ["Run", "open_run"]
 
@@ -37,12 +38,14 @@ class Run:
     Attributes:
         step: the last finished step; 0 at the start.
         total_steps: the step after which the run is done.
+        reference_step: the step whose weights the reference holds; 0 for the model that the run began with.
     """
 
     config: Config
     folder: Path
     tokenizer: PreTrainedTokenizerBase
     actor: Actor
+    critic: Critic | None
     reference: Policy | None
     kl_controller: AdaptiveKLController | FixedKLController
     engine: RolloutEngine
@@ -56,7 +59,15 @@ class Run:
     clock: PhaseClock
     total_steps: int
     step: int = 0
+    reference_step: int = 0
     seen_errors: set[str] = field(default_factory=set)
+
+    def sync_reference(self, step: int) -> None:
+        """Makes the policy the reference where `actor_rollout_ref.ref.sync_steps` says that it is time to."""
+        every = self.config.actor_rollout_ref.ref.sync_steps
+        if self.reference is not None and every is not None and step % every == 0:
+            self.reference.model.load_state_dict(self.actor.policy.model.state_dict())
+            self.reference_step = step
 
     def save(self) -> Path:
         """Writes a checkpoint of the current step."""
@@ -65,12 +76,20 @@ class Run:
             "actor": self.actor.state(),
             "sampler": self.sampler.state_dict(),
             "kl_controller": self.kl_controller.state_dict(),
+            "reference_step": self.reference_step,
             "rng": random_state,
+            "kind": "train",
         }
+        tensors = {**self.actor.tensors(), "rng": random_tensors}
+        if self.critic is not None:
+            state["critic"] = self.critic.state()
+            tensors |= self.critic.tensors()
+        if self.reference is not None and self.reference_step > 0:
+            tensors["reference"] = self.reference.model.state_dict()
         return save_checkpoint(
             self.folder,
             self.step,
-            tensors={**self.actor.tensors(), "rng": random_tensors},
+            tensors=tensors,
             state=state,
             keep=self.config.trainer.max_actor_ckpt_to_keep,
         )
@@ -80,7 +99,14 @@ class Run:
         checkpoint = load_checkpoint(path)
         self.sampler.load_state_dict(checkpoint.state["sampler"])
         self.actor.load(checkpoint, checkpoint.state["actor"])
+        if self.critic is not None:
+            self.critic.load(checkpoint, checkpoint.state.get("critic", {}))
+        elif "critic" in checkpoint.state:
+            self.console.notice(f"{path} holds a critic, which this run does not train: it goes on without")
         self.kl_controller.load_state_dict(checkpoint.state["kl_controller"])
+        if self.reference is not None and "reference" in checkpoint.tensors:
+            self.reference.model.load_state_dict(checkpoint.tensors["reference"])
+            self.reference_step = checkpoint.state["reference_step"]
         for warning in set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"]):
             self.console.notice(warning)
         self.step = checkpoint.step
@@ -100,7 +126,9 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
     """
     require_supported(config)
     require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
-    _load_modules(config.algorithm.external_modules)
+    if config.trainer.val_only:
+        require_keys(config, "data.val_files")
+    load_external(config)
     trainer, model, data = config.trainer, config.actor_rollout_ref.model, config.data
     device = choose_device(config)
     tokenizer = load_actor_tokenizer(model)
@@ -111,12 +139,19 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
     assert data.seed is not None  # resolved
     sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed)
     total_steps = trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch
-    longest = data.max_prompt_length + data.max_response_length
+    longest = longest_sequence(data, train_data, val_data)
     torch.manual_seed(trainer.seed)
     policy = load_policy(model, tokenizer, device, longest)
     reference = load_policy(model, tokenizer, device, longest, train=False) if config.uses_reference else None
-    checkpoint, lines = where_to_resume(config)
-    folder = run_folder(config, resumed=checkpoint is not None, say=lines.append)
+    critic = load_critic(config, tokenizer, device, longest, total_steps) if config.uses_value_critic else None
+    actor_steps = total_steps - (trainer.critic_warmup if critic is not None else 0)
+    checkpoint, lines = where_to_resume(config, "train")
+    if actor_steps <= 0:
+        lines.append(
+            f"trainer.critic_warmup={trainer.critic_warmup} is no less than the {total_steps} steps of this run: the "
+            "policy is never updated"
+        )
+    folder = run_folder(config, checkpoint, lines.append)
     with ExitStack() as stack:
         rewards = stack.enter_context(
             RewardManager(config.reward, config.custom_reward_function, max_response_length=data.max_response_length)
@@ -138,7 +173,8 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
             config=config,
             folder=folder,
             tokenizer=tokenizer,
-            actor=Actor(policy, config.actor_rollout_ref.actor.optim, total_steps),
+            actor=Actor(policy, config.actor_rollout_ref.actor.optim, actor_steps),
+            critic=critic,
             reference=reference,
             kl_controller=get_kl_controller(config.algorithm.kl_ctrl),
             engine=engine,
@@ -158,6 +194,12 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
         yield run
 
 
+def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
+    """Tokens of the longest prompt that these datasets hold and the longest response after it."""
+    longest = max(dataset.longest for dataset in datasets if dataset is not None)
+    return min(longest, config.max_prompt_length) + config.max_response_length
+
+
 def choose_device(config: Config) -> str:
     """The device that `trainer.device` names, with `trainer.num_threads` set.
 
@@ -175,13 +217,20 @@ def choose_device(config: Config) -> str:
     return config.trainer.device
 
 
-def run_folder(config: Config, *, resumed: bool, say: Callable[[str], None]) -> Path:
-    """The run's folder with the resolved config in it; what an earlier run left there is moved aside, never lost."""
+def run_folder(config: Config, checkpoint: Path | None, say: Callable[[str], None]) -> Path:
+    """The run's folder with the resolved config in it.
+
+    What an earlier run left there, other than the one that goes on from `checkpoint`, is moved aside and never lost.
+    """
     folder = Path(config.trainer.default_local_dir or "runs")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"trainer.default_local_dir: {folder} is a file: name a folder", "trainer.default_local_dir")
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise ConfigError(
+                f"trainer.default_local_dir={folder}: {part} is a file: name a folder", "trainer.default_local_dir"
+            )
     used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
-    if used and not resumed:
+    goes_on = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
+    if used and not goes_on:
         number = 1
         while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
             number += 1
@@ -199,27 +248,38 @@ def open_tracker(config: Config, folder: Path, resume_step: int | None, console:
     return make_tracker(trainer.logger, folder, trainer.project_name, name, to_dict(config), resume_step, console)
 
 
-def where_to_resume(config: Config) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, and what finding it had to say."""
+def where_to_resume(config: Config, kind: str) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, and what finding it had to say.
+
+    Raises:
+        CheckpointError: the one that is named cannot be read, or it is not of this `kind` of run ("train" or "sft").
+    """
+    path, lines = _find_checkpoint(config)
+    found = load_checkpoint(path).state.get("kind", kind) if path is not None else kind
+    if found != kind:
+        raise CheckpointError(
+            f"{path} was written by gspo {found} and cannot be resumed by gspo {kind}: set trainer.default_local_dir "
+            "to a folder of its own, or trainer.resume_mode=disable (the earlier run is moved aside)"
+        )
+    return path, lines
+
+
+def nothing_to_train(step: int, total_steps: int) -> str:
+    """What a run says that is done before it starts."""
+    return (
+        f"nothing to train: step {step} of {total_steps} is done. Raise trainer.total_training_steps or "
+        "trainer.total_epochs, or set trainer.resume_mode=disable to start again"
+    )
+
+
+def _find_checkpoint(config: Config) -> tuple[Path | None, list[str]]:
     trainer = config.trainer
     if trainer.resume_mode == "disable":
         return None, []
     if trainer.resume_mode == "resume_path":
-        return Path(trainer.resume_from_path or ""), []
+        return load_checkpoint(trainer.resume_from_path or "").path, []
     latest = find_latest(Path(trainer.default_local_dir or "runs"))
     return latest.path, list(latest.warnings)
-
-
-def _load_modules(files: Sequence[str]) -> None:
-    """Runs the user's files, so that what they register is known."""
-    for number, file in enumerate(files):
-        path = Path(file)
-        if not path.is_file():
-            raise ConfigError(f"algorithm.external_modules: there is no file {file}", "algorithm.external_modules")
-        spec = spec_from_file_location(f"gspo_external_{number}_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        spec.loader.exec_module(module_from_spec(spec))
 
 
 def _header(config: Config, policy: Policy, data: PromptDataset, folder: Path) -> dict[str, str]:
@@ -227,10 +287,15 @@ def _header(config: Config, policy: Policy, data: PromptDataset, folder: Path) -
     model = policy.model
     millions = model.num_parameters() / 1e6
     clip: Any = actor.clip_ratio_low, actor.clip_ratio_high
+    critic = (
+        f"value head on {config.critic.model.path or config.actor_rollout_ref.model.path}, "
+        f"clip {config.critic.cliprange_value:g}, {config.critic.loss_agg_mode}, lr {config.critic.optim.lr:g}"
+    )
     return {
         "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {model.dtype})",
         "algorithm": f"{actor.policy_loss.loss_mode} with {config.algorithm.adv_estimator} advantages, "
         f"clip {json.dumps(clip)[1:-1]}, {actor.loss_agg_mode}, lr {actor.optim.lr:g}",
+        **({"critic": critic} if config.uses_value_critic else {}),
         "data": data.summary(),
         "batch": f"{config.data.train_batch_size} prompts x {rollout.n} responses, "
         f"mini-batches of {actor.ppo_mini_batch_size} prompts",

@@ -20,7 +20,14 @@ from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Policy, micro_batches
 from gspo.observe import ConsoleLogger, PhaseClock, Tracker, build_report, throughput_metrics
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
-from gspo.trainer.run import choose_device, open_tracker, run_folder, where_to_resume
+from gspo.trainer.run import (
+    choose_device,
+    longest_sequence,
+    nothing_to_train,
+    open_tracker,
+    run_folder,
+    where_to_resume,
+)
 
 __all__ = ["answer_response", "sft"]
 
@@ -48,7 +55,12 @@ class _SftRun:
             self.folder,
             self.step,
             tensors={**self.actor.tensors(), "rng": random_tensors},
-            state={"actor": self.actor.state(), "sampler": self.sampler.state_dict(), "rng": random_state},
+            state={
+                "actor": self.actor.state(),
+                "sampler": self.sampler.state_dict(),
+                "rng": random_state,
+                "kind": "sft",
+            },
             keep=self.config.trainer.max_actor_ckpt_to_keep,
         )
 
@@ -74,6 +86,8 @@ def sft(config: Config) -> Path:
         trainer = config.trainer
         if run.val_data is not None and trainer.val_before_train and run.step == 0:
             run.tracker.log(_validate(run), 0)
+        if run.step >= run.total_steps:
+            run.console.notice(nothing_to_train(run.step, run.total_steps))
         for step in range(run.step + 1, run.total_steps + 1):
             with run.clock("step"):
                 prompts = [run.train_data[index] for index in run.sampler.next_batch()]
@@ -126,7 +140,7 @@ def _update(run: _SftRun, prompts: Sequence[Prompt]) -> dict[str, Stat]:
             }
         )
     stats.append(run.actor.step())
-    run.actor.schedule.step()
+    run.actor.advance()
     return merge_stats(stats)
 
 
@@ -165,9 +179,9 @@ def _open(config: Config) -> Iterator[_SftRun]:
     sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed)
     total_steps = trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch
     torch.manual_seed(trainer.seed)
-    policy = load_policy(model, tokenizer, device, data.max_prompt_length + data.max_response_length)
-    checkpoint, lines = where_to_resume(config)
-    folder = run_folder(config, resumed=checkpoint is not None, say=lines.append)
+    policy = load_policy(model, tokenizer, device, longest_sequence(data, train_data, val_data))
+    checkpoint, lines = where_to_resume(config, "sft")
+    folder = run_folder(config, checkpoint, lines.append)
     header = {
         "model": f"{model.path} ({type(policy.model).__name__}, {policy.model.num_parameters() / 1e6:.1f}M)",
         "algorithm": f"supervised fine-tuning on {data.teacher_key}, lr {config.actor_rollout_ref.actor.optim.lr:g}",

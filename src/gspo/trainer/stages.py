@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gspo.algorithms import agg_loss, get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
+from gspo.algorithms import (
+    agg_loss,
+    compute_rollout_correction_and_rejection_mask,
+    get_adv_estimator_fn,
+    get_policy_loss_fn,
+    kl_penalty,
+)
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
 from gspo.algorithms.settings import PolicyLossConfig
 from gspo.algorithms.stats import Max, Mean, Stat, merge_stats
 from gspo.config import Config
+from gspo.config.schema import ActorConfig, CriticConfig
 from gspo.groups import Group, GroupBatch
 from gspo.models import Policy, micro_batches
 from gspo.trainer.actor import Actor
@@ -23,7 +32,9 @@ __all__ = [
     "add_log_probs",
     "add_reference",
     "add_rewards",
+    "correct_rollout",
     "judged",
+    "loss_mask",
     "loss_settings",
     "mini_batches",
     "update_actor",
@@ -31,8 +42,19 @@ __all__ = [
 
 
 def judged(groups: list[Group]) -> list[Group]:
-    """The groups with the responses that have a reward; what a scorer abstained from or failed on takes no part."""
+    """The groups with the responses that have a reward; what a scorer abstained from or failed on takes no part.
+
+    Raises:
+        ValueError: none has a reward.
+    """
     kept = [replace(group, responses=[r for r in group.responses if r.reward is not None]) for group in groups]
+    if not any(group.responses for group in kept):
+        first = groups[0].responses[0].outcome
+        reason = (first.abstained or first.error) if first is not None else "it was not scored"
+        raise ValueError(
+            f"none of the {sum(len(group.responses) for group in groups)} responses of this step has a reward; the "
+            f"first, {groups[0].prompt.uid}, response 0: {reason}. Mend the rows or the reward function"
+        )
     return [group for group in kept if group.responses]
 
 
@@ -84,27 +106,64 @@ def add_rewards(
 
 
 def add_advantages(batch: GroupBatch, config: Config) -> None:
-    """`advantages` and `returns` from `token_level_rewards`, by `algorithm.adv_estimator`."""
+    """`advantages` and `returns` from `token_level_rewards`, by `algorithm.adv_estimator`.
+
+    An estimator is called with the arguments that its signature names, of those offered here.
+    """
     algorithm = config.algorithm
     estimator = get_adv_estimator_fn(algorithm.adv_estimator)
-    settings = {
-        "grpo": {"norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo},
-        "grpo_vectorized": {"norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo},
-        "reinforce_plus_plus": {"gamma": algorithm.gamma},
+    offered = {
+        "token_level_rewards": batch["token_level_rewards"],
+        "response_mask": batch["response_mask"],
+        "index": batch.group_index,
+        "values": batch.tensors.get("values"),
+        "gamma": algorithm.gamma,
+        "lam": algorithm.lam,
+        "norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo,
+        "config": algorithm,
     }
-    batch["advantages"], batch["returns"] = estimator(
-        token_level_rewards=batch["token_level_rewards"],
-        response_mask=batch["response_mask"],
-        index=batch.group_index,
-        config=algorithm,
-        **settings.get(algorithm.adv_estimator, {}),
+    batch["advantages"], batch["returns"] = estimator(**_accepted(estimator, offered))
+
+
+def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a function takes by name; all of them where it takes any."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return offered
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
+def correct_rollout(batch: GroupBatch, config: Config) -> dict[str, Stat]:
+    """`rollout_is_weights` and `kept_mask`, as `algorithm.rollout_correction` asks: weights of the policy loss, and
+    the tokens that it counts. Advantages and values are of all tokens; pi_old stays the trainer's own.
+    """
+    settings = config.algorithm.rollout_correction
+    if not settings.active:
+        return {}
+    weights, kept, stats = compute_rollout_correction_and_rejection_mask(
+        batch["old_log_probs"],
+        batch["rollout_log_probs"],
+        batch["response_mask"],
+        rollout_is=settings.rollout_is,
+        rollout_is_threshold=settings.rollout_is_threshold,
+        rollout_rs=settings.rollout_rs,
+        rollout_rs_threshold=settings.rollout_rs_threshold,
     )
+    batch["kept_mask"] = kept
+    if weights is not None:
+        batch["rollout_is_weights"] = weights
+    return stats
+
+
+def loss_mask(batch: GroupBatch) -> Tensor:
+    """Which tokens the policy's losses and their normalisers count: those it wrote, less those rejected."""
+    return batch.tensors.get("kept_mask", batch["response_mask"])
 
 
 def loss_settings(config: Config, batch: GroupBatch) -> PolicyLossConfig:
     """The numbers of the policy loss, with the normalisers of a whole optimizer batch."""
     actor = config.actor_rollout_ref.actor
-    mask = batch["response_mask"]
+    mask = loss_mask(batch)
     return PolicyLossConfig(
         clip_ratio=actor.clip_ratio,
         clip_ratio_low=actor.clip_ratio_low,
@@ -117,14 +176,23 @@ def loss_settings(config: Config, batch: GroupBatch) -> PolicyLossConfig:
     )
 
 
-def mini_batches(batch: GroupBatch, config: Config, step: int) -> Iterator[GroupBatch]:
-    """The optimizer batches of one step: `ppo_mini_batch_size` prompts each, `ppo_epochs` times over."""
-    actor = config.actor_rollout_ref.actor
+def mini_batches(
+    batch: GroupBatch, config: Config, step: int, updates: ActorConfig | CriticConfig | None = None
+) -> Iterator[GroupBatch]:
+    """The optimizer batches of one step: `ppo_mini_batch_size` prompts each, `ppo_epochs` times over.
+
+    Args:
+        batch: the step's groups.
+        config: the configuration.
+        step: number of the step, of which a shuffled order is drawn.
+        updates: the section that says how they are cut; the actor's where none is given.
+    """
+    updates = updates or config.actor_rollout_ref.actor
     count = len(batch.groups)
-    size = actor.ppo_mini_batch_size or count
-    for epoch in range(actor.ppo_epochs):
+    size = updates.ppo_mini_batch_size or count
+    for epoch in range(updates.ppo_epochs):
         order = np.arange(count)
-        if actor.shuffle:
+        if updates.shuffle:
             order = np.random.default_rng([config.trainer.seed, step, epoch]).permutation(count)
         for start in range(0, count, size):
             yield batch.select(order[start : start + size].tolist())
@@ -135,13 +203,13 @@ def update_actor(batch: GroupBatch, actor: Actor, config: Config, step: int) -> 
 
     A batch without `old_log_probs` is trained in a single optimizer step: the policy is then its own old policy.
     """
-    stats: list[dict[str, Stat]] = []
+    stats: list[dict[str, Stat]] = [{"actor/lr": Mean(actor.lr)}]
     for mini_batch in mini_batches(batch, config, step):
-        if not bool(mini_batch["response_mask"].any()):
+        if not bool(loss_mask(mini_batch).any()):
             continue
         stats += _accumulate(mini_batch, actor.policy, config)
         stats.append(actor.step())
-    actor.schedule.step()
+    actor.advance()
     return merge_stats(stats)
 
 
@@ -160,7 +228,7 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
         return Mean(loss.detach(), 1 / len(parts))
 
     for part in parts:
-        mask = part["response_mask"]
+        mask = loss_mask(part)
         own_old = "old_log_probs" not in part.tensors
         wants_entropy = own_old or actor.entropy_coeff != 0
         log_prob, entropy = policy.log_probs(part, temperature, with_entropy=wants_entropy)
@@ -172,6 +240,7 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
             response_mask=mask,
             loss_agg_mode=mode,
             config=settings,
+            rollout_is_weights=part.tensors.get("rollout_is_weights"),
         )
         stats = {**stats, "actor/pg_loss": share(loss)}
         if own_old:

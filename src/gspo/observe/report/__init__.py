@@ -1,5 +1,8 @@
-"""The report of a run: one HTML file that needs no network."""
+"""The report of a run, and the comparison of several: each one HTML file that needs no network."""
 
 from gspo.observe.report.build import build_report
+from gspo.observe.report.comparison import FIGURES, Variant
+from gspo.observe.report.comparison_page import build_comparison, cell
+from gspo.observe.report.run import load_run
 
-__all__ = ["build_report"]
+__all__ = ["FIGURES", "Variant", "build_comparison", "build_report", "cell", "load_run"]

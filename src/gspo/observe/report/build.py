@@ -15,7 +15,7 @@ from gspo.observe.report.readings import Verdict, read_run
 from gspo.observe.report.run import Curve, Run, load_run
 from gspo.observe.sparkline import duration, quantity
 
-__all__ = ["build_report"]
+__all__ = ["build_report", "render_page"]
 
 _SAMPLE_STEPS = 4  # spread evenly from the first step with samples to the last
 _SAMPLES_PER_STEP = 3
@@ -36,10 +36,8 @@ def build_report(run_dir: str | Path) -> Path:
     verdicts = read_run(run)
     groups = chart_groups(run)
     charts = [chart for _, found in groups for chart in found]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("page.html.jinja").render(
+    page = render_page(
+        "page.html.jinja",
         title=run.setting("trainer.experiment_name") or run.folder.resolve().name,
         facts=_facts(run),
         tiles=_tiles(run),
@@ -52,11 +50,18 @@ def build_report(run_dir: str | Path) -> Path:
         samples=_samples(run),
         table=_all_metrics(run),
         config=run.config_text,
-        plotly=_plotly() if charts else "",
     )
     path = run.folder / "report.html"
     path.write_text(page, encoding="utf-8", errors="replace")
     return path
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of this folder's template, with plotly in it where there are `figures` to draw."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values, plotly=_plotly() if values["figures"] else "")
 
 
 @cache

@@ -11,9 +11,9 @@ from typing import Any
 from gspo.observe.report.meanings import MEANINGS, Band, Meaning
 from gspo.observe.report.run import Curve, Run, mean
 
-__all__ = ["Chart", "chart_groups"]
+__all__ = ["COLORS", "Chart", "chart_groups", "smoothed"]
 
-_COLORS = ("#3b7ddd", "#e8833a", "#2ba56f", "#9a60d6", "#d9534f", "#c9a227", "#4bb3c4", "#7a8694")
+COLORS = ("#3b7ddd", "#e8833a", "#2ba56f", "#9a60d6", "#d9534f", "#c9a227", "#4bb3c4", "#7a8694")
 _BAND_FILL = "rgba(43, 165, 111, 0.10)"
 _MAX_POINTS = 600  # more than a chart's width in pixels only makes the file larger
 _SMOOTH_FROM = 24  # shorter curves are drawn as they are
@@ -43,6 +43,7 @@ def chart_groups(run: Run) -> list[tuple[str, list[Chart]]]:
             _ratio(run),
             *(_single(run, f"actor/{name}") for name in ("ppo_kl", "kl_loss", "entropy", "grad_norm")),
         ],
+        "Critic": [_single(run, f"critic/{name}") for name in ("vf_explained_var", "vf_loss")],
         "Time": [_time(run), _throughput(run)],
     }
     return [(name, found) for name, charts in groups.items() if (found := [chart for chart in charts if chart])]
@@ -81,7 +82,7 @@ def _banded(run: Run, prefix: str) -> Chart | None:
     traces, curves = _with_smooth(run.curves[key], "mean"), [run.curves[key]]
     if run.has(f"{prefix}/min") and run.has(f"{prefix}/max"):
         low, high = run.curves[f"{prefix}/min"], run.curves[f"{prefix}/max"]
-        shape = {"width": 0, "color": _COLORS[0]}
+        shape = {"width": 0, "color": COLORS[0]}
         floor = {**_line(low, "smallest", 0), "line": shape}
         ceiling = {**_line(high, "largest", 0), "line": shape, "fill": "tonexty", "fillcolor": "rgba(59,125,221,0.10)"}
         traces, curves = [floor, ceiling, *traces], [*curves, low, high]
@@ -126,20 +127,24 @@ def _throughput(run: Run) -> Chart | None:
     return Chart("Throughput", text, _figure(_with_smooth(curve, "tokens per second"), [curve]))
 
 
-def _with_smooth(curve: Curve, name: str) -> list[dict[str, Any]]:
-    """A long curve as its running mean over the pale figures of each step; a short one as it is."""
+def smoothed(curve: Curve) -> Curve:
+    """The running mean of a long curve; a short one as it is."""
     if len(curve.values) < _SMOOTH_FROM:
-        return [_line(curve, name, 0, "lines+markers")]
+        return curve
     reach = max(1, round(_SMOOTH_SHARE * len(curve.values)))
     means = []
     for position in range(len(curve.values)):
         near = [v for v in curve.values[max(0, position - reach) : position + reach + 1] if math.isfinite(v)]
         means.append(mean(near) if near else math.nan)
+    return Curve(curve.steps, tuple(means))
+
+
+def _with_smooth(curve: Curve, name: str) -> list[dict[str, Any]]:
+    """A long curve as its running mean over the pale figures of each step; a short one as it is."""
+    if len(curve.values) < _SMOOTH_FROM:
+        return [_line(curve, name, 0, "lines+markers")]
     raw = _line(curve, f"{name}, each step", 0)
-    return [
-        {**raw, "opacity": 0.3, "line": {**raw["line"], "width": 1}},
-        _line(Curve(curve.steps, tuple(means)), name, 0),
-    ]
+    return [{**raw, "opacity": 0.3, "line": {**raw["line"], "width": 1}}, _line(smoothed(curve), name, 0)]
 
 
 def _line(curve: Curve, name: str, number: int, mode: str = "lines") -> dict[str, Any]:
@@ -147,7 +152,7 @@ def _line(curve: Curve, name: str, number: int, mode: str = "lines") -> dict[str
     bounds = [len(curve.values) * part // parts for part in range(parts + 1)]
     cuts = [slice(start, end) for start, end in pairwise(bounds)]
     means = [mean(curve.values[cut]) for cut in cuts]
-    color = _COLORS[number % len(_COLORS)]
+    color = COLORS[number % len(COLORS)]
     return {
         "type": "scatter",
         "mode": mode,

@@ -141,4 +141,17 @@ MEANINGS: dict[str, Meaning] = {
         f"{_ACTOR}.optim.clip_grad, or a lower {_ACTOR}.optim.lr",
         healthy="steady, without spikes",
     ),
+    "critic/vf_explained_var": Meaning(
+        "Explained variance",
+        "How much of the returns' variance the critic's values explain, before its update. One is perfect; below zero "
+        "the values are worse than a constant, and the advantages noisier than plain returns.",
+        "trainer.critic_warmup, a higher critic.optim.lr, or more critic.ppo_epochs",
+        band=Band(low=0.0),
+    ),
+    "critic/vf_loss": Meaning(
+        "Value loss",
+        "Half the squared error of the critic's values, clipped, as it is trained.",
+        "critic.optim.lr, critic.ppo_epochs and critic.cliprange_value",
+        healthy="falls, then levels off",
+    ),
 }

@@ -1,0 +1,178 @@
+"""Which model a name on the command line means: a Hugging Face folder, a hub name, a run or one of its checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from gspo.checkpoint import Checkpoint, find_latest, load_checkpoint
+from gspo.config import Config, load_config
+from gspo.config.schema import ModelConfig
+from gspo.models import Policy
+from gspo.trainer.actor import load_actor_tokenizer, load_policy
+
+__all__ = ["Candidate", "find_candidates"]
+
+_CHECKPOINT_NAME = re.compile(r"global_step_\d+")
+_KINDS = "a Hugging Face folder or hub name, a run's folder, or a checkpoint RUN/checkpoints/global_step_N"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    Attributes:
+        name: what the user called it.
+        model: how its architecture and tokenizer are loaded.
+        weights: the checkpoint whose weights replace the loaded ones; None keeps those.
+        about: what was found under the name, in a few words.
+    """
+
+    name: str
+    model: ModelConfig
+    weights: Path | None
+    about: str
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer.
+
+        Raises:
+            ValueError: there is none; names the model.
+        """
+        try:
+            return load_actor_tokenizer(self.model)
+        except ValueError as error:
+            raise ValueError(self._explained(error)) from error
+
+    def policy(self, tokenizer: PreTrainedTokenizerBase, device: str, longest: int) -> Policy:
+        """The model with its weights, without gradients.
+
+        Args:
+            tokenizer: its tokenizer.
+            device: where it goes.
+            longest: tokens of the longest prompt and response together.
+
+        Raises:
+            ValueError: it cannot be loaded, or not for this length; names the model.
+        """
+        try:
+            policy = load_policy(self.model, tokenizer, device, longest, train=False)
+        except ValueError as error:
+            raise ValueError(self._explained(error)) from error
+        if self.weights is not None:
+            self._load_weights(policy, load_checkpoint(self.weights))
+        return policy
+
+    def _load_weights(self, policy: Policy, checkpoint: Checkpoint) -> None:
+        try:
+            policy.model.load_state_dict(checkpoint.tensors["actor"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.name}: the weights in {checkpoint.path} are of another model than {self.model.path}, which the "
+                f"run's config.yaml names: is it still the model that the run began with? Else name that by --set "
+                f"actor_rollout_ref.model.path=FOLDER ({str(error).splitlines()[-1].strip()})"
+            ) from error
+
+    def _explained(self, error: ValueError) -> str:
+        if self.weights is not None and not Path(self.model.path or "").expanduser().exists():
+            return (
+                f"{self.name}: {error}. The run began with the model {self.model.path}: call gspo in the folder where "
+                "the run was started, or name the model by --set actor_rollout_ref.model.path=FOLDER"
+            )
+        if self.weights is None and not Path(self.name).expanduser().exists():
+            return f"{self.name}: {error}. There is no folder {self.name} here, so it was taken for a hub name"
+        return f"{self.name}: {error}"
+
+
+def find_candidates(names: Sequence[str], config: Config) -> list[Candidate]:
+    """What each name means; nothing is loaded yet.
+
+    Args:
+        names: as on the command line.
+        config: whose `actor_rollout_ref.model` says how models are loaded. Of a checkpoint's own model, only what the
+            user has set is replaced.
+
+    Raises:
+        ValueError: a name is given twice or means nothing; says what it could mean.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"MODEL {name} is named more than once: name each model once")
+    candidates = [_find(name, config) for name in names]
+    if "actor_rollout_ref.model.path" in config.user_set and not any(found.weights for found in candidates):
+        raise ValueError(
+            "--set actor_rollout_ref.model.path names the model that a checkpoint's run began with, and no checkpoint "
+            "is evaluated: take it out; the models to evaluate are the MODEL arguments"
+        )
+    return candidates
+
+
+def _find(name: str, config: Config) -> Candidate:
+    path = Path(name).expanduser()
+    model = config.actor_rollout_ref.model
+    if not path.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise ValueError(f"MODEL {name}: there is no such folder: give {_KINDS}")
+        return Candidate(name, replace(model, path=name), None, "hub name")
+    if not path.is_dir():
+        raise ValueError(f"MODEL {name} is a file: give {_KINDS}")
+    if (path / "config.json").is_file():
+        return Candidate(name, replace(model, path=str(path)), None, "Hugging Face folder")
+    if (path / "state.json").is_file() or _CHECKPOINT_NAME.fullmatch(path.name):
+        return _of_checkpoint(name, path, path.resolve().parent.parent, config)
+    if (path / "config.yaml").is_file():
+        return _of_run(name, path, config)
+    raise ValueError(f"MODEL {name} is a folder without config.json, config.yaml or state.json: give {_KINDS}")
+
+
+def _of_run(name: str, run: Path, config: Config) -> Candidate:
+    """The exported model of a finished run; the newest checkpoint of one that has gone on since or never finished."""
+    exported = run / "huggingface"
+    latest = find_latest(run)
+    finished = (exported / "config.json").is_file()
+    if latest.path is not None and not (finished and _written(exported / "config.json") >= _written(latest.path)):
+        return _of_checkpoint(name, latest.path, run, config)
+    if finished:
+        model = replace(config.actor_rollout_ref.model, path=str(exported))
+        return Candidate(name, model, None, f"run, its {exported.name}/")
+    detail = f" ({'; '.join(latest.warnings)})" if latest.warnings else ""
+    raise ValueError(
+        f"MODEL {name} is a run that has neither a huggingface/ folder nor a complete checkpoint yet{detail}: set "
+        "trainer.save_freq to save while it trains, or let it finish"
+    )
+
+
+def _of_checkpoint(name: str, path: Path, run: Path, config: Config) -> Candidate:
+    checkpoint = load_checkpoint(path)
+    about = f"checkpoint after step {checkpoint.step}"
+    exported = path / "huggingface"
+    if (exported / "config.json").is_file():
+        return Candidate(name, replace(config.actor_rollout_ref.model, path=str(exported)), None, about)
+    if "actor" not in checkpoint.tensors:
+        raise ValueError(f"MODEL {name}: {path} holds no actor.safetensors: give a checkpoint of a training run")
+    if not (run / "config.yaml").is_file():
+        raise ValueError(
+            f"MODEL {name}: {run / 'config.yaml'} is missing, which names the model that the checkpoint is of: keep "
+            "the checkpoint in its run's folder"
+        )
+    began_with = load_config(str(run), "config").actor_rollout_ref.model
+    return Candidate(name, replace(began_with, **_user_set(config)), path, about)
+
+
+def _user_set(config: Config) -> dict[str, Any]:
+    """The entries of `actor_rollout_ref.model` that the user has set."""
+    model = config.actor_rollout_ref.model
+    return {
+        field.name: getattr(model, field.name)
+        for field in fields(model)
+        if any(f"{key}.".startswith(f"{model.key(field.name)}.") for key in config.user_set)
+    }
+
+
+def _written(path: Path) -> int:
+    return (path / "state.json" if path.is_dir() else path).stat().st_mtime_ns

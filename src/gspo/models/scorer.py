@@ -1,0 +1,84 @@
+"""A decoder with one number for a head: the value critic of PPO, and what scores whole responses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+from transformers import PreTrainedModel
+
+from gspo.groups import GroupBatch
+from gspo.models.attention import forward_hidden, use_project_attention
+from gspo.models.packing import PackedRow, pack
+from gspo.models.prefix_attention import PackedAttention
+
+__all__ = ["Scorer"]
+
+
+class Scorer:
+    """A decoder with a scalar head over packed groups.
+
+    The head is a linear map with a bias (verl's token-classification head with one label), in float32 or wider
+    whatever the decoder's type. It starts at zero: every first value is 0, so that PPO's first advantages are those of
+    plain returns, where a random head would add noise as large as the rewards. It moves the decoder from the second
+    optimizer step on.
+
+    Args:
+        model: a causal language model that uses transformers' attention interface. Its decoder is taken over; its
+            output head is not held, and its memory is free once the caller lets go of `model`.
+
+    Attributes:
+        model: the modules `decoder` and `head`, for an optimizer and for a checkpoint.
+
+    Raises:
+        ValueError: the model does not use the attention interface.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        use_project_attention(model)
+        self._decoder: PreTrainedModel = model.get_decoder()
+        self._head: nn.Linear = skip_init(
+            nn.Linear,
+            model.config.get_text_config().hidden_size,
+            1,
+            device=model.device,
+            dtype=torch.promote_types(model.dtype, torch.float32),
+        )
+        for parameter in self._head.parameters():
+            nn.init.zeros_(parameter)
+        self.model = nn.ModuleDict({"decoder": self._decoder, "head": self._head})
+
+    @property
+    def device(self) -> torch.device:
+        return self._head.weight.device
+
+    def values(self, batch: GroupBatch) -> Tensor:
+        """The value of the state that each response token is chosen in, differentiable in the weights.
+
+        It is read where the token is predicted, at the token before it: the value before the first response token is
+        that of the prompt. The last token's own state is final and has no value.
+
+        Returns:
+            (responses, width), zero where there is no token.
+        """
+        row = pack(batch.groups, device=self.device)
+        return row.scatter(self._read(row, row.sources), batch["response_mask"].shape)
+
+    def scores(self, batch: GroupBatch) -> Tensor:
+        """One number for each whole response, read at its last token (at the prompt's last, where it is empty).
+
+        Differentiable in the weights.
+
+        Returns:
+            (responses,)
+        """
+        row = pack(batch.groups, keep_last=True, device=self.device)
+        assert row.ends is not None
+        return self._read(row, row.ends)
+
+    def _read(self, row: PackedRow, where: Tensor) -> Tensor:
+        """The head's number at these places of the row. (places,)"""
+        context = PackedAttention(row.spans, row.position_ids)
+        hidden = forward_hidden(self._decoder, row.input_ids, row.position_ids, context)[0, where]
+        values: Tensor = self._head(hidden.to(self._head.weight.dtype))[:, 0]
+        return values

@@ -1,0 +1,92 @@
+"""A model that is trained, with its optimizer and schedule: what a checkpoint holds of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gspo.algorithms.stats import Mean, Stat
+from gspo.checkpoint import Checkpoint, CheckpointError, load_optimizer, optimizer_to_tensors
+from gspo.config.schema import OptimConfig
+from gspo.trainer.optim import clip_and_step, make_optimizer, make_schedule
+
+__all__ = ["Trained"]
+
+
+class Trained:
+    """A module with an optimizer and a learning-rate schedule.
+
+    Args:
+        module: what is trained.
+        optim: the optimizer's settings.
+        total_steps: updates of the run that the schedule counts, one for each training step.
+        name: "actor" or "critic": the prefix of its metrics, and its entries in a checkpoint (NAME, NAME_optim).
+        model_key: the configuration's key of its model, for messages.
+    """
+
+    def __init__(self, module: nn.Module, optim: OptimConfig, total_steps: int, *, name: str, model_key: str) -> None:
+        self.module = module
+        self.name = name
+        self.optimizer = make_optimizer(module, optim)
+        self.schedule = make_schedule(self.optimizer, optim, total_steps)
+        self._clip_grad = optim.clip_grad
+        self._model_key = model_key
+
+    @property
+    def lr(self) -> float:
+        """The current learning rate."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self) -> dict[str, Stat]:
+        """One optimizer step on the gradients gathered so far; a gradient that is not finite is dropped and counted."""
+        norm = clip_and_step(self.module, self.optimizer, self._clip_grad)
+        skipped = not math.isfinite(norm)
+        stats: dict[str, Stat] = {f"{self.name}/skipped_steps": Mean(float(skipped))}
+        return stats if skipped else stats | {f"{self.name}/grad_norm": Mean(norm)}
+
+    def advance(self) -> None:
+        """Moves the schedule on by one training step, also where its optimizer steps were all dropped."""
+        self._set_rates(self.schedule.last_epoch + 1)
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """Weights and optimizer moments, for a checkpoint."""
+        moments, _ = optimizer_to_tensors(self.optimizer, self.module.named_parameters())
+        return {self.name: self.module.state_dict(), f"{self.name}_optim": moments}
+
+    def state(self) -> dict[str, Any]:
+        """What of optimizer and schedule is no tensor, for a checkpoint."""
+        _, optimizer = optimizer_to_tensors(self.optimizer, self.module.named_parameters())
+        return {"optimizer": optimizer, "schedule_step": self.schedule.last_epoch}
+
+    def load(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
+        """Goes back to where a checkpoint was taken.
+
+        Raises:
+            CheckpointError: it is of another model, or of a run without this one.
+        """
+        if self.name not in checkpoint.tensors:
+            raise CheckpointError(
+                f"{checkpoint.path} holds no {self.name}, which this run trains: resume with the settings that the run "
+                "began with, or start again with trainer.resume_mode=disable"
+            )
+        try:
+            self.module.load_state_dict(checkpoint.tensors[self.name])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights in {checkpoint.path} are of another model than {self._model_key}: "
+                f"resume with the model the run began with ({str(error).splitlines()[-1].strip()})"
+            ) from error
+        moments = checkpoint.tensors[f"{self.name}_optim"]
+        load_optimizer(self.optimizer, self.module.named_parameters(), moments, state["optimizer"])
+        self._set_rates(state["schedule_step"])
+
+    def _set_rates(self, step: int) -> None:
+        """Learning rates of this step of the schedule: those of the run as it is configured now."""
+        schedule = self.schedule
+        schedule.last_epoch = step
+        bases = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, (base, factor) in zip(self.optimizer.param_groups, bases, strict=True):
+            group["lr"] = float(base) * factor(step)
