@@ -391,6 +391,12 @@ KEYS: dict[str, tuple[Case, str]] = {
         [f"{ACTOR}.optim.lr=nan"],
         "actor_rollout_ref.actor.optim.lr=nan is not a number: set one (override actor_rollout_ref.actor.optim.lr=nan)",
     ),
+    "learning rate that no weight survives": (
+        [f"{ACTOR}.optim.lr=1e38"],
+        "training has diverged: model.embed_tokens.weight of the actor is NaN or infinite after this step. "
+        "Lower actor_rollout_ref.actor.optim.lr; the same command then goes on from the newest checkpoint, "
+        "if there is one",
+    ),
     "negative seed": (["data.seed=-1"], "the sampler's seed is -1: set data.seed to 0 or more"),
     "two spellings that differ": (
         [f"{ACTOR}.ppo_epochs=1", "actor_rollout_ref.ppo_epochs=2"],
@@ -533,6 +539,25 @@ def test_overlong_prompts_are_left_out_where_it_is_asked_for(
 ) -> None:
     trains(tmp_path, run_overrides(bench.row(prompt="a" * 50), "data.filter_overlong_prompts=true"))
     assert "4 prompts from 5 rows, longest 51 tokens; 1 left out as too long" in capsys.readouterr().out
+
+
+def test_gradients_that_are_not_finite_are_left_out_counted_and_told_once(
+    bench: Bench, tmp_path: Path, run_overrides: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loss = """
+import torch
+from gspo.algorithms import register_policy_loss
+
+@register_policy_loss("broken")
+def broken(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights=None):
+    return (log_prob * torch.inf).sum(), {}
+"""
+    module = bench.file("broken.py", loss, "algorithm.external_modules")
+    steps = trains(tmp_path, run_overrides(module, f"{ACTOR}.policy_loss=broken"))
+    assert [step["actor/skipped_steps"] for step in steps] == [1.0, 1.0]
+    told = [line for line in capsys.readouterr().out.splitlines() if "a gradient was NaN or infinite" in line]
+    assert len(told) == 1
+    assert told[0].startswith("a gradient was NaN or infinite in step 1: its optimizer step was left out")
 
 
 def test_debug_shows_the_traceback(run_overrides: Callable[..., list[str]]) -> None:

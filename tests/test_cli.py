@@ -85,6 +85,55 @@ GAD_COMMAND = r"""python -m gspo.trainer.main_ppo \
   trainer.critic_warmup=10 \
   data.train_files=/path/to/data_with_teacher_response.parquet
 """
+GSPO_WITH_GAD = """\
+data:
+  train_files: /path/to/data_with_teacher_response.parquet
+  train_batch_size: 256
+  max_prompt_length: 2048
+  max_response_length: 1536
+
+algorithm:
+  adv_estimator: grpo  # 🔥 GRPO 优势估计
+  norm_adv_by_std_in_grpo: true
+  gamma: 1.0
+  lam: 0.95
+
+actor_rollout_ref:
+  model:
+    path: /path/to/model
+  
+  rollout:
+    n: 8  # 每个 prompt 生成 8 个回复
+    temperature: 0.8
+  
+  actor:
+    policy_loss: gspo  # 🔥 GSPO 策略损失
+    loss_agg_mode: seq-mean-token-mean  # 🔥 序列级聚合
+    clip_ratio: 0.2
+    optim:
+      lr: 1e-6
+  
+  ppo_mini_batch_size: 256
+  ppo_micro_batch_size_per_gpu: 8
+  ppo_epochs: 1
+
+critic:
+  model:
+    path: /path/to/reward_model
+  optim:
+    lr: 1e-6
+  ppo_epochs: 1
+  cliprange_value: 0.2
+
+trainer:
+  critic_warmup: 10  # 前 10 步只训练判别器
+  total_epochs: 2
+  save_freq: 50
+"""
+NO_GAD = (
+    "gspo: error: critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a "
+    "discriminator (GAD), which is not available in this release: set critic.enable=false to train on rewards alone\n"
+)
 COMMANDS = ["train", "sft", "config", "eval", "report", "quickstart", "compare", "data"]
 
 
@@ -181,14 +230,15 @@ def test_the_guides_command_in_this_process_is_the_same_run(small: list[str], tm
         assert [line[name] for line in first[1:]] == [line[name] for line in second[1:]]
 
 
-def test_gad_says_that_it_is_not_there_yet(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_gad_says_that_it_is_not_there_yet(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gad.yaml").write_text(GSPO_WITH_GAD, encoding="utf-8")
+    assert main(["train", "--config-path", str(tmp_path), "--config-name", "gad"]) == 1
+    assert capsys.readouterr().err == NO_GAD
     words = shlex.split(GAD_COMMAND.replace("\\\n", " "))
     assert main(["train", *words[3:], *small[:1]]) == 1
-    assert capsys.readouterr().err == (
-        "gspo: error: critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a "
-        "discriminator (GAD), which is not available in this release: set critic.enable=false to train on rewards "
-        "alone\n"
-    )
+    assert capsys.readouterr().err == NO_GAD
 
 
 def test_own_questions_become_data_that_trains(

@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args) or 0)
     except KeyboardInterrupt:
-        print("gspo: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        goes_on = args.command in ("train", "sft", "compare")
+        print("gspo: stopped" + "; the same command goes on from the newest checkpoint" * goes_on, file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if args.debug:

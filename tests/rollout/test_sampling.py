@@ -103,3 +103,10 @@ def test_keys_depend_on_every_part() -> None:
 def test_impossible_settings_are_refused(name: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplingParams(**{"max_tokens": 5, name: value})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_refused(temperature: float) -> None:
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
+    with pytest.raises(ValueError, match="probabilities that are NaN or infinite: training has diverged"):
+        sample_tokens(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), SamplingParams(1, temperature=temperature))

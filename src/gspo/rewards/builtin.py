@@ -72,8 +72,8 @@ def _math(pool: WorkerPool) -> Scorer:
     return _InWorker(pool, "gspo.rewards.math:score_math", lambda prompt: {"ground_truth": _truth(prompt)})
 
 
-def _gym(pool: WorkerPool) -> Scorer:
-    return _InWorker(pool, "gspo.rewards.gym:score_gym", _gym_entry)
+def _gym(pool: WorkerPool, *, exact: bool = False) -> Scorer:
+    return _InWorker(pool, "gspo.rewards.gym:score_gym", lambda prompt: {**_gym_entry(prompt), "exact": exact})
 
 
 def _format(pool: WorkerPool, *, pattern: str = THINK_ANSWER) -> Scorer:

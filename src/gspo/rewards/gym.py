@@ -18,7 +18,7 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 guards.install()
 
 
-def score_gym(solution_str: str, task: str, task_config: str, entry: str) -> dict[str, float | str]:
+def score_gym(solution_str: str, task: str, task_config: str, entry: str, exact: bool = False) -> dict[str, float | str]:
     """The task's own score of a response, 0 to 1; `acc` is 1 for a full score.
 
     Args:
@@ -26,11 +26,14 @@ def score_gym(solution_str: str, task: str, task_config: str, entry: str) -> dic
         task: the task's name.
         task_config: the settings that the entry was drawn with, as JSON text.
         entry: the task's entry (question, answer, metadata), as JSON text.
+        exact: an answer that is only partly right is worth nothing. Many tasks give part of the points for it, which a
+            policy learns to collect (spell_backward: for right letters in front of wrong ones).
     """
     scorer = _scorer(task, task_config)
     answer = extract_answer(solution_str)
     score = float(scorer.score_answer(answer, json.loads(entry, object_hook=_untag)))
-    return {"score": score, "acc": float(score >= 1.0), "pred": answer}
+    correct = float(score >= 1.0)
+    return {"score": correct if exact else score, "acc": correct, "pred": answer}
 
 
 def extract_answer(text: str) -> str:

@@ -45,10 +45,18 @@ def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tu
     Returns:
         token ids, and their log-probabilities at the temperature before truncation (at temperature 1 where it is 0).
         (rows,), (rows,)
+
+    Raises:
+        ValueError: a row's logits are NaN or infinite.
     """
     if sampling.temperature > 0:
         logits.div_(sampling.temperature)
     lse = logits.logsumexp(-1)
+    if not bool(lse.isfinite().all()):
+        raise ValueError(
+            "the policy gives probabilities that are NaN or infinite: training has diverged. Go on from an earlier "
+            "checkpoint (trainer.resume_mode=resume_path) with a lower actor_rollout_ref.actor.optim.lr"
+        )
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
     else:

@@ -12,7 +12,8 @@ from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.rollout import SamplingParams
 from gspo.trainer.critic import add_values, update_critic
 from gspo.trainer.filtering import sample_useful
-from gspo.trainer.run import Run, nothing_to_train, open_run
+from gspo.trainer.folder import nothing_to_train
+from gspo.trainer.run import Run, open_run
 from gspo.trainer.stages import (
     add_advantages,
     add_log_probs,
@@ -88,9 +89,8 @@ def score(run: Run, groups: Sequence[Group]) -> dict[str, Stat]:
     with run.clock("reward"):
         stats = run.rewards.score(groups)
     error = run.rewards.first_error
-    if error is not None and error not in run.seen_errors:
-        run.seen_errors.add(error)
-        run.console.notice(f"a reward failed (counted in reward/errors; those responses are left out): {error}")
+    if error is not None:
+        run.tell_once(f"a reward failed (counted in reward/errors; those responses are left out): {error}", error)
     return stats
 
 
@@ -139,6 +139,12 @@ def finish_step(run: Run, step: int, groups: list[Group], metrics: dict[str, flo
     tokens = sum(group.num_tokens for group in groups)
     metrics |= timing | throughput_metrics(tokens, timing["timing_s/step"])
     metrics |= {"training/global_step": float(step), "training/epoch": float(run.sampler.epoch)}
+    if any(metrics.get(f"{name}/skipped_steps") for name in ("actor", "critic")):
+        run.tell_once(
+            f"a gradient was NaN or infinite in step {step}: its optimizer step was left out (further ones are counted "
+            "in actor/skipped_steps and critic/skipped_steps)",
+            "skipped",
+        )
     run.samples.write(groups[:1], step, "train")
     run.tracker.log(metrics, step)
     if last or (trainer.save_freq > 0 and step % trainer.save_freq == 0):

@@ -13,17 +13,18 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
-from gspo.checkpoint import CheckpointError, find_latest, load_checkpoint, rng_state, save_checkpoint, set_rng_state
-from gspo.config import Config, ConfigError, notices, render, require_keys, require_supported
-from gspo.config.schema import DataConfig, to_dict
+from gspo.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from gspo.config import Config, ConfigError, notices, require_keys, require_supported
+from gspo.config.schema import DataConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.models import Policy
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker, make_tracker
+from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, RolloutEngine
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
 from gspo.trainer.critic import Critic, load_critic
 from gspo.trainer.external import load_external
+from gspo.trainer.folder import open_tracker, run_folder, where_to_resume
 
 __all__ = ["Run", "open_run"]
 
@@ -60,7 +61,13 @@ class Run:
     total_steps: int
     step: int = 0
     reference_step: int = 0
-    seen_errors: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+    def tell_once(self, text: str, subject: str) -> None:
+        """Says something to the person who watches, the first time that it is about this subject."""
+        if subject not in self.told:
+            self.told.add(subject)
+            self.console.notice(text)
 
     def sync_reference(self, step: int) -> None:
         """Makes the policy the reference where `actor_rollout_ref.ref.sync_steps` says that it is time to."""
@@ -215,71 +222,6 @@ def choose_device(config: Config) -> str:
     if config.trainer.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.trainer.device
-
-
-def run_folder(config: Config, checkpoint: Path | None, say: Callable[[str], None]) -> Path:
-    """The run's folder with the resolved config in it.
-
-    What an earlier run left there, other than the one that goes on from `checkpoint`, is moved aside and never lost.
-    """
-    folder = Path(config.trainer.default_local_dir or "runs")
-    for part in (folder, *folder.parents):
-        if part.exists() and not part.is_dir():
-            raise ConfigError(
-                f"trainer.default_local_dir={folder}: {part} is a file: name a folder", "trainer.default_local_dir"
-            )
-    used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
-    goes_on = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
-    if used and not goes_on:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        say(f"an earlier run stood in {folder}; it is kept in {aside}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(render(config), encoding="utf-8")
-    return folder
-
-
-def open_tracker(config: Config, folder: Path, resume_step: int | None, console: ConsoleLogger) -> Tracker:
-    """The loggers that `trainer.logger` names."""
-    trainer = config.trainer
-    name = trainer.experiment_name or folder.name
-    return make_tracker(trainer.logger, folder, trainer.project_name, name, to_dict(config), resume_step, console)
-
-
-def where_to_resume(config: Config, kind: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, and what finding it had to say.
-
-    Raises:
-        CheckpointError: the one that is named cannot be read, or it is not of this `kind` of run ("train" or "sft").
-    """
-    path, lines = _find_checkpoint(config)
-    found = load_checkpoint(path).state.get("kind", kind) if path is not None else kind
-    if found != kind:
-        raise CheckpointError(
-            f"{path} was written by gspo {found} and cannot be resumed by gspo {kind}: set trainer.default_local_dir "
-            "to a folder of its own, or trainer.resume_mode=disable (the earlier run is moved aside)"
-        )
-    return path, lines
-
-
-def nothing_to_train(step: int, total_steps: int) -> str:
-    """What a run says that is done before it starts."""
-    return (
-        f"nothing to train: step {step} of {total_steps} is done. Raise trainer.total_training_steps or "
-        "trainer.total_epochs, or set trainer.resume_mode=disable to start again"
-    )
-
-
-def _find_checkpoint(config: Config) -> tuple[Path | None, list[str]]:
-    trainer = config.trainer
-    if trainer.resume_mode == "disable":
-        return None, []
-    if trainer.resume_mode == "resume_path":
-        return load_checkpoint(trainer.resume_from_path or "").path, []
-    latest = find_latest(Path(trainer.default_local_dir or "runs"))
-    return latest.path, list(latest.warnings)
 
 
 def _header(config: Config, policy: Policy, data: PromptDataset, folder: Path) -> dict[str, str]:

@@ -20,14 +20,8 @@ from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Policy, micro_batches
 from gspo.observe import ConsoleLogger, PhaseClock, Tracker, build_report, throughput_metrics
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
-from gspo.trainer.run import (
-    choose_device,
-    longest_sequence,
-    nothing_to_train,
-    open_tracker,
-    run_folder,
-    where_to_resume,
-)
+from gspo.trainer.folder import nothing_to_train, open_tracker, run_folder, where_to_resume
+from gspo.trainer.run import choose_device, longest_sequence
 
 __all__ = ["answer_response", "sft"]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gspo.algorithms.stats import Mean, Stat
@@ -34,6 +35,7 @@ class Trained:
         self.schedule = make_schedule(self.optimizer, optim, total_steps)
         self._clip_grad = optim.clip_grad
         self._model_key = model_key
+        self._lr_key = optim.key("lr")
 
     @property
     def lr(self) -> float:
@@ -48,7 +50,17 @@ class Trained:
         return stats if skipped else stats | {f"{self.name}/grad_norm": Mean(norm)}
 
     def advance(self) -> None:
-        """Moves the schedule on by one training step, also where its optimizer steps were all dropped."""
+        """Ends a training step: moves the schedule on, also where the optimizer's steps were all dropped.
+
+        Raises:
+            ValueError: the step left weights that are NaN or infinite; no checkpoint holds them yet.
+        """
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise ValueError(
+                    f"training has diverged: {name} of the {self.name} is NaN or infinite after this step. Lower "
+                    f"{self._lr_key}; the same command then goes on from the newest checkpoint, if there is one"
+                )
         self._set_rates(self.schedule.last_epoch + 1)
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
