@@ -165,3 +165,12 @@ def test_group_larger_than_the_budget_is_cut_between_responses() -> None:
     parts = list(micro_batches(scored(groups), max_tokens=13))
     assert [len(part) for part in parts] == [2, 2]
     assert all(part.groups[0].num_tokens <= 13 for part in parts)
+
+
+def test_parts_are_filled_up_to_the_budget() -> None:
+    groups = [Group(Prompt(f"f:{i}", (1, 2), "", ""), [Response([4] * 3, [0.0] * 3, "", "stop")] * 2) for i in range(6)]
+    batch = scored(groups)  # 8 tokens and 2 responses a group
+    sizes = {
+        limits: [len(part) for part in micro_batches(batch, *limits)] for limits in [(48, None), (17, None), (99, 6)]
+    }
+    assert sizes == {(48, None): [12], (17, None): [4, 4, 4], (99, 6): [6, 6]}

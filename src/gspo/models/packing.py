@@ -138,11 +138,11 @@ def micro_batches(batch: GroupBatch, max_tokens: int, max_responses: int | None 
     """
     parts: list[tuple[Group, int]] = []  # a piece of a group, and the batch row of its first response
     held_tokens = held_responses = 0
+    room = len(batch) if max_responses is None else max_responses
     row = 0
     for group in batch.groups:
         first, offset = row, 0
         while offset < len(group.responses):
-            room = max_responses if max_responses is not None else len(group.responses)
             piece = _fitting_piece(group, offset, max_tokens, room)
             if parts and (held_tokens + piece.num_tokens > max_tokens or held_responses + len(piece.responses) > room):
                 yield _part(batch, parts)

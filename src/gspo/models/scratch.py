@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,12 +19,18 @@ _CHAT_TEMPLATE = (
 )
 
 
-def character_tokenizer(characters: str = string.printable) -> PreTrainedTokenizerBase:
-    """A tokenizer with one token a character, and `<pad>`, `<bos>`, `<eos>` and `<unk>` before them."""
+def character_tokenizer(characters: str = string.printable, phrases: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """A tokenizer with one token a character, and `<pad>`, `<bos>`, `<eos>` and `<unk>` before them.
+
+    Args:
+        characters: what it can spell.
+        phrases: longer texts that are one token each, such as the words that open every prompt of a task.
+    """
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
-    vocabulary = {token: number for number, token in enumerate([*special, *dict.fromkeys(characters)])}
+    vocabulary = {token: number for number, token in enumerate([*special, *dict.fromkeys([*characters, *phrases])])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    pieces = [re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*pieces, r"[\s\S]"])), "isolated")
     tokenizer.decoder = decoders.Fuse()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
@@ -38,6 +46,7 @@ def make_model_folder(
     num_layers: int = 4,
     num_heads: int = 4,
     characters: str = string.printable,
+    phrases: Sequence[str] = (),
     max_positions: int = 1024,
     seed: int = 0,
 ) -> Path:
@@ -46,14 +55,14 @@ def make_model_folder(
     Args:
         folder: where to.
         hidden_size, num_layers, num_heads: shape of the model; the feed-forward is 8/3 as wide as the hidden size.
-        characters: what the tokenizer can spell.
+        characters, phrases: what the tokenizer can spell; see `character_tokenizer`.
         max_positions: longest prompt and response together.
         seed: of the weights.
 
     Returns:
         the folder.
     """
-    tokenizer = character_tokenizer(characters)
+    tokenizer = character_tokenizer(characters, phrases)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
