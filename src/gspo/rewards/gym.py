@@ -18,7 +18,9 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 guards.install()
 
 
-def score_gym(solution_str: str, task: str, task_config: str, entry: str, exact: bool = False) -> dict[str, float | str]:
+def score_gym(
+    solution_str: str, task: str, task_config: str, entry: str, exact: bool = False
+) -> dict[str, float | str]:
     """The task's own score of a response, 0 to 1; `acc` is 1 for a full score.
 
     Args:
