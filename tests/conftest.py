@@ -20,9 +20,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model_folder(
-        tmp_path_factory.mktemp("model") / "tiny", hidden_size=32, num_layers=2, max_positions=128
-    )
+    return make_model_folder(tmp_path_factory.mktemp("model") / "tiny", hidden_size=32, num_layers=2, max_positions=128)
 
 
 @pytest.fixture(scope="session")

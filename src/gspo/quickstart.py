@@ -1,7 +1,8 @@
 """From nothing to a trained model: data, a small transformer, a short supervised start, GSPO, and what came of it.
 
 The task is reasoning-gym's spell_backward. The supervised start shows the model careless answers: most only repeat the
-word, some spell it backward. It learns both habits, as a base model knows many; which one is right, only the reward says.
+word, some spell it backward. It learns both habits, as a base model knows many; which one is right, only the reward
+says.
 """
 
 from __future__ import annotations
