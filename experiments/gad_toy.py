@@ -36,7 +36,7 @@ from gspo.algorithms import (
 )
 
 NUM_CLASSES = 10
-BUMPS = ((0.8, 2.0, 0.8), (0.2, 7.0, 0.8))  # weight, mean, spread
+BUMPS, SPREAD = (2.0, 7.0), 0.8  # the large one and the small one, each so wide
 STARTS = ((1.0, 1.0), (3.0, 3.0), (4.5, 2.0), (7.0, 1.0))  # mu, s: two at the large bump, between, on the small one
 FAR_START = ((8.0, 2.0),)  # beyond the small bump: the slow case
 SEEDS = (1, 2, 3)
@@ -61,6 +61,7 @@ class Variant:
         adam: whether the student is trained by Adam; plain gradient descent if not.
         starts: mu and s of the students at the start.
         length: how many times STEPS the student is trained.
+        large: the teacher's mass on the large bump.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Variant:
     adam: bool = False
     starts: tuple[tuple[float, float], ...] = STARTS
     length: int = 1
+    large: float = 0.8
 
 
 VARIANTS = (
@@ -82,16 +84,18 @@ VARIANTS = (
     Variant("GAD, advantages / std", normalise=True),
     Variant("GAD, frozen D", critic_warmup=200, frozen=True),
     Variant("GAD, Adam", adam=True),
-    Variant("SeqKD, far start", adversarial=False, starts=FAR_START, length=4),
-    Variant("GAD, far start", starts=FAR_START, length=4),
+    Variant("SeqKD, far start", adversarial=False, starts=FAR_START, length=2),
+    Variant("GAD, far start", starts=FAR_START, length=2),
+    Variant("SeqKD, 0.6 / 0.4", adversarial=False, large=0.6),
+    Variant("GAD, 0.6 / 0.4", large=0.6),
 )
 
 
-def teacher_probabilities() -> Tensor:
-    """The mixture of discrete Gaussians, each bump normalised over the ten classes. (NUM_CLASSES,)"""
+def teacher_probabilities(large: float) -> Tensor:
+    """The mixture of discrete Gaussians, weights `large` and 1 - large, each normalised over the ten classes."""
     classes = torch.arange(NUM_CLASSES, dtype=torch.float64)
-    bumps = [weight * torch.softmax(-((classes - mean) ** 2) / (2 * s**2), 0) for weight, mean, s in BUMPS]
-    return torch.stack(bumps).sum(0)
+    first, second = (torch.softmax(-((classes - mean) ** 2) / (2 * SPREAD**2), 0) for mean in BUMPS)
+    return large * first + (1 - large) * second
 
 
 def student_log_probs(parameters: Tensor) -> Tensor:
@@ -104,15 +108,15 @@ def student_log_probs(parameters: Tensor) -> Tensor:
 class Runs:
     """The runs of one variant side by side: students, discriminators and random numbers."""
 
-    def __init__(self, starts: Sequence[tuple[float, float]], seeds: Sequence[int], adam: bool) -> None:
-        pairs = [(mu, s, seed) for mu, s in starts for seed in seeds]
+    def __init__(self, variant: Variant, seeds: Sequence[int]) -> None:
+        pairs = [(mu, s, seed) for mu, s in variant.starts for seed in seeds]
         self.num = len(pairs)
         self.students = torch.tensor([[mu, s] for mu, s, _ in pairs], dtype=torch.float64, requires_grad=True)
         self.scores = torch.zeros(self.num, NUM_CLASSES, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.Adam if adam else torch.optim.SGD
+        optimizer = torch.optim.Adam if variant.adam else torch.optim.SGD
         self.student_optimizer = optimizer([self.students], lr=STUDENT_LR)
         self.score_optimizer = torch.optim.SGD([self.scores], lr=DISCRIMINATOR_LR)
-        self.teacher_cdf = teacher_probabilities().cumsum(0)
+        self.teacher_cdf = teacher_probabilities(variant.large).cumsum(0)
         self.generators = [np.random.default_rng(seed) for _, _, seed in pairs]
         self.group_index = np.arange(self.num * PROMPTS).repeat(SAMPLES)
         self.mask = torch.ones(self.num * PROMPTS * SAMPLES, 1)
@@ -165,7 +169,7 @@ class Runs:
 def train(variant: Variant, seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> Outcome:
     """Trains all runs of a variant, `steps * variant.length` student steps each, and returns where they went."""
     starts, steps = variant.starts, steps * variant.length
-    runs = Runs(starts, seeds, variant.adam)
+    runs = Runs(variant, seeds)
     trace = [runs.students.detach().clone()]
     warmup = variant.student_warmup if variant.adversarial else steps
     for step in range(1, steps + (variant.critic_warmup if variant.adversarial else 0) + 1):
@@ -189,7 +193,7 @@ def train(variant: Variant, seeds: Sequence[int] = SEEDS, steps: int = STEPS) ->
         trace=torch.stack(trace).numpy(),
         trace_every=_TRACE_EVERY,
         student=student_log_probs(runs.students.detach()).exp().numpy(),
-        teacher=teacher_probabilities().numpy(),
+        teacher=teacher_probabilities(variant.large).numpy(),
         scores=runs.scores.detach().numpy() if variant.adversarial else None,
     )
 

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _FIRST_BUMP = slice(0, 5)  # classes 0..4 belong to the large bump, 5..9 to the small one
 _NARROW = 1.5  # a student with a smaller s sits on one bump (0.8 wide); one that covers both has about 2.8
 _NOTE = (
-    "Mean over the runs (least to greatest). Time on one bump: share of the last quarter of the steps with s below 1.5. "
+    "Mean over runs (least to greatest). Time on one bump: share of the last quarter of the steps with s under 1.5. "
     "Mass: of the student at the end, on the classes of the large bump. KL in nats, T the teacher and S the student."
 )
 
@@ -139,13 +139,14 @@ def _draw(outcomes: Sequence[Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(3, len(outcomes), figsize=(3.1 * len(outcomes), 7.2), squeeze=False)
+    figure, axes = pyplot.subplots(3, len(outcomes), figsize=(2.4 * len(outcomes), 6.5), squeeze=False)
     for column, outcome in enumerate(outcomes):
         classes = np.arange(len(outcome.teacher))
         top, middle, bottom = axes[:, column]
         top.bar(classes, outcome.teacher, color="0.8", label="teacher")
         top.plot(classes, outcome.student.T, color="C0", alpha=0.5, linewidth=1)
-        top.set(title=outcome.name, ylim=(0, 1.02), xlabel="class", xticks=classes)
+        top.set(ylim=(0, 1.02), xlabel="class", xticks=classes)
+        top.set_title(outcome.name, fontsize=10)
         steps = np.arange(len(outcome.trace)) * outcome.trace_every
         middle.plot(steps, outcome.trace[:, :, 0], color="C0", alpha=0.5, linewidth=1)
         middle.set(ylim=(-1, 10), xlabel="step")
@@ -155,5 +156,5 @@ def _draw(outcomes: Sequence[Outcome], path: Path) -> None:
         axis.set_ylabel(label)
     axes[0, 0].legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=90, metadata={"Software": None})
+    figure.savefig(path, dpi=80, metadata={"Software": None})
     pyplot.close(figure)
