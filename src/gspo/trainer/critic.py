@@ -1,4 +1,4 @@
-"""PPO's value critic: its model, its values before a step's updates, and its updates."""
+"""The critic: its model; PPO's values before a step's updates, and the updates of a value critic."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def load_critic(
         policy = load_policy(
             replace(model, path=own), tokenizer, device, longest, needs_head=False, path_key="critic.model.path"
         )
-    return Critic(Scorer(policy.model), config.critic.optim, total_steps)
+    # A fresh head's weights are as large as those of any new layer of the model.
+    std = policy.model.config.get_text_config().initializer_range if config.wants_discriminator else 0.0
+    return Critic(Scorer(policy.model, head_std=std), config.critic.optim, total_steps)
 
 
 @torch.no_grad()
