@@ -136,9 +136,7 @@ class DiscriminatorConfig(Section):
 
     temperature: float = option(1.0, "Above 1 it slows a discriminator that saturates.", above=0)
     margin: float = option(0.0, "How far apart the two scores are asked to be.", at_least=0)
-    score_l2: float = option(
-        0.0, "Weight of (teacher^2 + student^2) / 2, which holds scores near 0.", at_least=0
-    )
+    score_l2: float = option(0.0, "Weight of (teacher^2 + student^2) / 2, which holds scores near 0.", at_least=0)
     label_smoothing: float = option(0.0, "Chance that a pair is taken the other way round; below 0.5.", at_least=0)
 
     def __post_init__(self) -> None:

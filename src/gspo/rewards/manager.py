@@ -101,7 +101,7 @@ class RewardManager:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _parts(self, prompt: Prompt, by_source: bool) -> list[Part]:
+    def _parts(self, prompt: Prompt, by_source: bool = True) -> list[Part]:
         parts = self._configured
         if not parts and by_source:
             if self._source_optional and not (prompt.ground_truth is not None and is_known_source(prompt.data_source)):
