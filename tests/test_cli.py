@@ -259,7 +259,7 @@ def test_the_guides_gad_trains(
     assert main(["train", *words, *with_teacher, *steps]) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert "stages: 10 steps discriminator alone, then 1 steps adversarial" in said.out
+    assert "stages: 10 steps discriminator alone, then 1 step adversarial" in said.out
     start, *logged = metrics(tmp_path / "run")
     assert [step["training/gad_stage"] for step in logged] == [1.0] * 10 + [2.0]
     assert [name for name in ("actor/pg_clipfrac", "actor/ppo_kl", "actor/entropy") if name not in logged[-1]] == []

@@ -199,7 +199,7 @@ def test_keys_of_gad_without_it(override: str) -> None:
 def test_two_lengths_of_the_warmup_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(overrides=["trainer.gad_warmup_epochs=1", "trainer.gad_warmup_steps=5"])
-    assert str(caught.value) == (
+    assert str(caught.value).startswith(
         "trainer.gad_warmup_epochs and trainer.gad_warmup_steps are two lengths of one stage: set one of them"
     )
 
@@ -207,7 +207,9 @@ def test_two_lengths_of_the_warmup_are_refused() -> None:
 def test_smoothing_is_below_a_half() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(overrides=["critic.discriminator.label_smoothing=0.5"])
-    assert str(caught.value) == ("critic.discriminator.label_smoothing=0.5 would teach the opposite: set it below 0.5")
+    assert str(caught.value).startswith(
+        "critic.discriminator.label_smoothing=0.5 would teach the opposite: set it below 0.5"
+    )
 
 
 @pytest.mark.parametrize(

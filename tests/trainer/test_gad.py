@@ -254,7 +254,7 @@ def test_each_stage_trains_what_it_says(
     assert start["val-aux/gad/teacher_length"] == pytest.approx(3)  # one, two and three letters, and the end token
     said = capsys.readouterr().out
     assert "critic: discriminator (GAD) on" in said
-    assert "stages: 2 steps warmup on the teacher's text, then 1 steps discriminator alone, then 2 steps" in said
+    assert "stages: 2 steps warmup on the teacher's text, then 1 step discriminator alone, then 2 steps" in said
 
 
 def test_a_step_scores_before_it_updates(run_overrides: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
