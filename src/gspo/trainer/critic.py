@@ -21,6 +21,9 @@ from gspo.trainer.trained import Trained
 
 __all__ = ["Critic", "add_values", "load_critic", "update_critic"]
 
+# transformers' initializer_range of most decoders, for a model that names none.
+_HEAD_STD = 0.02
+
 
 class Critic(Trained):
     """A scorer that is trained.
@@ -58,8 +61,9 @@ def load_critic(
         policy = load_policy(
             replace(model, path=own), tokenizer, device, longest, needs_head=False, path_key="critic.model.path"
         )
-    # A fresh head's weights are as large as those of any new layer of the model.
-    std = policy.model.config.get_text_config().initializer_range if config.wants_discriminator else 0.0
+    # A discriminator's head is as large as any new layer of the model's kind.
+    usual = getattr(policy.model.config.get_text_config(), "initializer_range", _HEAD_STD)
+    std = usual if config.wants_discriminator else 0.0
     return Critic(Scorer(policy.model, head_std=std), config.critic.optim, total_steps)
 
 

@@ -97,8 +97,9 @@ class Run:
         tensors = {**self.actor.tensors(), "rng": random_tensors}
         if self.critic is not None:
             state["critic"] = self.critic.state()
-            state["stage"] = {"name": self.stages.at(self.step).name.lower(), "warmup_steps": self.stages.warmup}
             tensors |= self.critic.tensors()
+        if self.config.wants_discriminator:
+            state["stage"] = {"name": self.stages.at(self.step).name.lower(), "warmup_steps": self.stages.warmup}
         if self.reference is not None and self.reference_step > 0:
             tensors["reference"] = self.reference.model.state_dict()
         return save_checkpoint(
