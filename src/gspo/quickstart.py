@@ -68,7 +68,7 @@ def prepare(folder: Path, seed: int) -> None:
 
 def quickstart_config(folder: Path, seed: int, *, supervised: bool = False) -> Config:
     """The configuration of the supervised start or of the GSPO run, as a user would write it on the command line."""
-    shared = [f"trainer.seed={seed}", "trainer.resume_mode=disable"]
+    shared = [f"trainer.seed={seed}", "trainer.resume_mode=disable", f"trainer.experiment_name=quickstart-seed-{seed}"]
     if not supervised:
         return load_config(
             config_name="quickstart",

@@ -28,7 +28,7 @@ def resolve(config: Config) -> Config:
     policy, trainer = config.actor_rollout_ref, config.trainer
     actor = _resolve_actor(policy.actor, config.data.train_batch_size)
     loss_mode = actor.policy_loss.loss_mode
-    model_name = PurePath(policy.model.path).name if policy.model.path else None
+    model_name = _model_name(policy.model.path) if policy.model.path else None
     experiment = trainer.experiment_name or "-".join(filter(None, (loss_mode, model_name)))
     seed = trainer.seed if config.data.seed is None else config.data.seed
     mini_batch = config.critic.ppo_mini_batch_size or actor.ppo_mini_batch_size
@@ -48,6 +48,12 @@ def resolve(config: Config) -> Config:
             default_local_dir=trainer.default_local_dir or f"runs/{trainer.project_name}/{experiment}",
         ),
     )
+
+
+def _model_name(path: str) -> str:
+    """The last part of a path or hub name that names a model; an export's folder is called after its run."""
+    parts = [part for part in PurePath(path).parts if part != "huggingface"]
+    return parts[-1] if parts else path
 
 
 def _resolve_actor(actor: ActorConfig, train_batch_size: int) -> ActorConfig:
