@@ -64,7 +64,9 @@ class Stages:
             "discriminator alone": self.critic_only,
             "adversarial": max(0, total_steps - self.warmup - self.critic_only),
         }
-        return ", then ".join(f"{length} step{'s' * (length != 1)} {name}" for name, length in lengths.items() if length)
+        return ", then ".join(
+            f"{length} step{'s' * (length != 1)} {name}" for name, length in lengths.items() if length
+        )
 
 
 def imitate_teacher(batch: GroupBatch, actor: Actor, config: Config, step: int) -> dict[str, Stat]:
