@@ -12,10 +12,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "gspo"
 
 # For each room the rooms it may import. A new file or folder under src/gspo needs its line here.
-BASE = {"algorithms", "groups", "config"}
+BASE = {"algorithms", "groups", "config", "overlap"}
 MIDDLE = {"rollout", "rewards", "models", "data", "checkpoint", "observe"}
 MAY_IMPORT: dict[str, set[str]] = {
     "statistics": set(),
+    "overlap": set(),
     "algorithms": {"groups"},
     "groups": {"algorithms"},
     "config": {"algorithms", "groups"},

@@ -1,0 +1,137 @@
+"""The journal of a collection: one line of JSON for each response, on the disk before the next is asked for.
+
+The first line holds the settings that a response depends on. Then come {row, sample, text, finish_reason} for a
+response and {row, sample, error} for a failure. A kill can cut the last line only; it is taken off when the journal is
+opened again, and its response is asked for again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gspo.data.rows import DataError
+
+__all__ = ["Journal", "TeacherResponse"]
+
+
+@dataclass(frozen=True)
+class TeacherResponse:
+    """What the teacher wrote, and why it stopped ("length": cut at the limit of tokens)."""
+
+    text: str
+    finish_reason: str | None
+
+
+class Journal:
+    """An append-only file of responses, safe to write from several threads; one process at a time.
+
+    Attributes:
+        path: the file.
+        responses: what has been collected, by (row, sample).
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Opens the journal, or starts it.
+
+        Raises:
+            DataError: another process has it open, it was written with other settings, or a line is damaged.
+        """
+        self.path = path
+        self.responses: dict[tuple[int, int], TeacherResponse] = {}
+        self._write_lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b")  # noqa: SIM115 (held open: `close` ends it)
+        try:
+            self._lock_file()
+            self._read(dict(settings))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def add(self, row: int, sample: int, response: TeacherResponse) -> None:
+        """Keeps a response: when this returns it is on the disk."""
+        fields = {"text": response.text, "finish_reason": response.finish_reason}
+        self._append({"row": row, "sample": sample, **fields})
+        self.responses[row, sample] = response
+
+    def add_error(self, row: int, sample: int, error: str) -> None:
+        """Notes a failure, for the reader of the file: the response is asked for again next time."""
+        self._append({"row": row, "sample": sample, "error": error})
+
+    def close(self) -> None:
+        """Closes the file, which lets another process have it."""
+        self._file.close()
+
+    def _lock_file(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{self.path} is in use by another process: wait for it, or name another --out") from error
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")
+        torn = lines.pop()  # what stands behind the last line feed: nothing, unless a write was cut short
+        if torn:
+            self._file.truncate(self._file.tell() - len(torn))
+        if not lines:
+            self._append({"settings": settings})
+            self._sync_folder()
+            return
+        self._check_settings(self._parse(1, lines[0]).get("settings"), settings)
+        for number, line in enumerate(lines[1:], start=2):
+            entry = self._parse(number, line)
+            if "error" not in entry:
+                self._take(number, entry)
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise self._damaged(number) from error
+        if not isinstance(entry, dict):
+            raise self._damaged(number)
+        return entry
+
+    def _take(self, number: int, entry: dict[str, Any]) -> None:
+        row, sample, text = (entry.get(key) for key in ("row", "sample", "text"))
+        if not isinstance(row, int) or not isinstance(sample, int) or not isinstance(text, str):
+            raise self._damaged(number)
+        if (row, sample) in self.responses:
+            raise DataError(f"{self.path}, line {number}: row {row}, sample {sample} is there twice: remove the line")
+        self.responses[row, sample] = TeacherResponse(text, entry.get("finish_reason"))
+
+    def _damaged(self, number: int) -> DataError:
+        return DataError(f"{self.path}, line {number} is damaged: remove the line, or the file to collect anew")
+
+    def _check_settings(self, found: Any, settings: dict[str, Any]) -> None:
+        if not isinstance(found, dict):
+            raise self._damaged(1)
+        for key in sorted(settings.keys() | found.keys()):
+            if settings.get(key) != found.get(key):
+                raise DataError(
+                    f"{self.path} was collected with {key} {found.get(key)!r}, and this is {settings.get(key)!r}: "
+                    "use the same, name another --out, or remove the journal to collect anew"
+                )
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry, ensure_ascii=True).encode() + b"\n"
+        with self._write_lock:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _sync_folder(self) -> None:
+        """A new file's name is on the disk only when its folder is."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
