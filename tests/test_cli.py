@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import gspo
@@ -130,10 +131,6 @@ trainer:
   total_epochs: 2
   save_freq: 50
 """
-NO_GAD = (
-    "gspo: error: critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a "
-    "discriminator (GAD), which is not available in this release: set critic.enable=false to train on rewards alone\n"
-)
 COMMANDS = ["train", "sft", "config", "eval", "report", "quickstart", "compare", "data"]
 
 
@@ -230,15 +227,55 @@ def test_the_guides_command_in_this_process_is_the_same_run(small: list[str], tm
         assert [line[name] for line in first[1:]] == [line[name] for line in second[1:]]
 
 
-def test_gad_says_that_it_is_not_there_yet(
-    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def with_teacher(small: list[str], tmp_path: Path) -> list[str]:
+    """`small` with the answers as the teacher's text."""
+    overrides = []
+    for override in small:
+        key, _, value = override.partition("=")
+        if key in ("data.train_files", "data.val_files"):
+            table = pq.read_table(value)
+            answers = [row["ground_truth"] for row in table["reward_model"].to_pylist()]
+            value = str(tmp_path / Path(value).name)
+            pq.write_table(table.append_column("teacher_response", [answers]), value)
+        overrides.append(f"{key}={value}")
+    return overrides
+
+
+@pytest.mark.parametrize("printed", ["block", "command"])
+def test_the_guides_gad_trains(
+    printed: str,
+    with_teacher: list[str],
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "gad.yaml").write_text(GSPO_WITH_GAD, encoding="utf-8")
-    assert main(["train", "--config-path", str(tmp_path), "--config-name", "gad"]) == 1
-    assert capsys.readouterr().err == NO_GAD
-    words = shlex.split(GAD_COMMAND.replace("\\\n", " "))
-    assert main(["train", *words[3:], *small[:1]]) == 1
-    assert capsys.readouterr().err == NO_GAD
+    if printed == "block":
+        (tmp_path / "gad.yaml").write_text(GSPO_WITH_GAD, encoding="utf-8")
+        words = ["--config-path", str(tmp_path), "--config-name", "gad", f"critic.model.path={tiny_model_folder}"]
+    else:
+        words = shlex.split(GAD_COMMAND.replace("\\\n", " "))[3:]
+    steps = ["trainer.total_training_steps=11", "actor_rollout_ref.rollout.n=2"]
+    assert main(["train", *words, *with_teacher, *steps]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "stages: 10 steps discriminator alone, then 1 step adversarial" in said.out
+    start, *logged = metrics(tmp_path / "run")
+    assert [step["training/gad_stage"] for step in logged] == [1.0] * 10 + [2.0]
+    assert [name for name in ("actor/pg_clipfrac", "actor/ppo_kl", "actor/entropy") if name not in logged[-1]] == []
+    for name in ("d_loss", "d_acc", "student_value_mean", "teacher_value_mean", "margin", "grad_norm"):
+        assert f"critic/{name}" in logged[0]
+    for line in (start, logged[-1]):
+        assert "val-core/reasoning_gym/spell_backward/acc/mean@1" in line  # measured, never rewarded
+        assert "val-aux/gad/d_acc" in line
+    assert "reward/gym/mean" not in logged[-1]
+
+
+def test_gad_without_teacher_text_says_what_to_do(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *small, "critic.enable=true"]) == 1
+    said = capsys.readouterr().err
+    assert "there is no column 'teacher_response' with a text to learn from" in said
+    assert "critic.enable=false trains on rewards alone" in said
 
 
 def test_own_questions_become_data_that_trains(

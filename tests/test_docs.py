@@ -185,6 +185,14 @@ _RUNS = {
         "algorithm.filter_groups.enable=true",
     ],
     "critic": ["train", "actor_rollout_ref.actor.policy_loss=ppo", "algorithm.adv_estimator=gae"],
+    "distillation": [
+        "train",
+        "critic.enable=true",
+        "data.teacher_key=answer",
+        "trainer.gad_warmup_steps=1",
+        "trainer.critic_warmup=1",
+        "actor_rollout_ref.actor.use_kl_loss=true",
+    ],
     "sft": ["sft"],
 }
 

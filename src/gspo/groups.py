@@ -56,6 +56,7 @@ class Outcome:
         answer: what the scorer read as the response's answer, its vote in a majority; None where there is none.
         abstained: why the scorer could not judge this response ("ground truth does not parse").
         error: what went wrong in the scorer ("timed out after 5 s").
+        terms: (weight, value) of each reward that `value` adds up, by name; empty where it is one number.
     """
 
     value: float | None = None
@@ -63,6 +64,7 @@ class Outcome:
     answer: str | None = None
     abstained: str | None = None
     error: str | None = None
+    terms: dict[str, tuple[float, float]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.value, self.abstained, self.error)) != 1:
@@ -130,12 +132,15 @@ class GroupBatch:
     group_index: np.ndarray
 
     @classmethod
-    def from_groups(cls, groups: Sequence[Group], device: torch.device | str = "cpu") -> GroupBatch:
-        """Lays the responses of scored groups out as padded tensors.
+    def from_groups(
+        cls, groups: Sequence[Group], device: torch.device | str = "cpu", *, scored: bool = True
+    ) -> GroupBatch:
+        """Lays the responses of groups out as padded tensors.
 
         Creates `response_mask` (the tokens the policy wrote, as float), `rollout_log_probs` and
         `token_level_scores` (each response's reward at its last written token; at the first place where none is
-        written, so that it still counts in its group's baseline).
+        written, so that it still counts in its group's baseline). With `scored=False`, for a model that is yet to
+        score them, there is no `token_level_scores`.
 
         Raises:
             ValueError: there is no response at all, or a response has no reward.
@@ -146,18 +151,20 @@ class GroupBatch:
         width = max(1, max(map(len, responses)))
         mask, log_probs, scores = (torch.zeros(len(responses), width) for _ in range(3))
         for row, response in enumerate(responses):
-            if response.reward is None:
+            if scored and response.reward is None:
                 raise ValueError("a batch holds scored responses only; take out those without a reward first")
-            length = len(response)
+            reward, length = response.reward or 0.0, len(response)
             if length == 0:
-                scores[row, 0] = response.reward
+                scores[row, 0] = reward
                 continue
             written = torch.ones(length) if response.loss_mask is None else torch.tensor(response.loss_mask).float()
             mask[row, :length] = written
             log_probs[row, :length] = torch.tensor(response.log_probs)
-            scores[row, int(written.nonzero().max()) if written.any() else 0] = response.reward
+            scores[row, int(written.nonzero().max()) if written.any() else 0] = reward
         index = np.repeat(np.arange(len(groups)), [len(group.responses) for group in groups])
-        tensors = {"response_mask": mask, "rollout_log_probs": log_probs * mask, "token_level_scores": scores}
+        tensors = {"response_mask": mask, "rollout_log_probs": log_probs * mask}
+        if scored:
+            tensors["token_level_scores"] = scores
         return cls(list(groups), {name: tensor.to(device) for name, tensor in tensors.items()}, index)
 
     def __len__(self) -> int:

@@ -69,7 +69,7 @@ def test_metrics_are_means_over_pairs():
         "critic/d_acc": 2 / 3,
         "critic/student_value_mean": 1.5 / 3,
         "critic/teacher_value_mean": 0.0,
-        "critic/d_margin": -0.5,
+        "critic/margin": -0.5,
     }
     assert to_floats(metrics) == pytest.approx(expected)
 

@@ -131,15 +131,85 @@ def test_what_is_not_set() -> None:
     )
 
 
-@pytest.mark.parametrize("override", ["critic.enable=true", "trainer.critic_warmup=1", "trainer.gad_warmup_epochs=1"])
-def test_gad_is_not_available_yet(override: str) -> None:
+GAD_IS_ON = (
+    "{} with algorithm.adv_estimator=grpo: a discriminator is trained on the teacher's text and its score is the "
+    "reward (GAD). critic.enable=false trains on rewards alone"
+)
+NO_WARMUP = (
+    "no stage of GAD's warmup: the student starts as it is, which the paper finds to cost quality. Set "
+    "trainer.gad_warmup_epochs=1 unless the student has learned the teacher's text already"
+)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "critic.enable=true",
+        "critic.model.path=a",
+        "trainer.critic_warmup=1",
+        "trainer.gad_warmup_epochs=1",
+        "trainer.gad_warmup_steps=1",
+    ],
+)
+def test_what_switches_gad_on_says_so(override: str) -> None:
+    config = load_config(overrides=[*QUIET, override])
+    require_supported(config)
+    assert (config.wants_discriminator, config.uses_value_critic, config.critic.enable) == (True, False, True)
+    key = override.partition("=")[0]
+    assert notices(config) == [GAD_IS_ON.format(key), *([] if "gad_warmup" in key else [NO_WARMUP])]
+    off = load_config(overrides=[*QUIET, override, "critic.enable=false"])
+    require_supported(off)
+    assert not off.wants_discriminator
+
+
+@pytest.mark.parametrize(
+    ("override", "notice"),
+    [
+        (
+            "critic.cliprange_value=0.2",
+            "critic.cliprange_value: no effect with a discriminator, which has no values to clip: take it out",
+        ),
+        (
+            f"{ROLLOUT}.stop=[x]",
+            f"{ROLLOUT}.stop: the student's responses then end without the end token that the teacher's have, which "
+            "tells the discriminator who wrote them: take it out",
+        ),
+        (
+            f"{ROLLOUT}.ignore_eos=true",
+            f"{ROLLOUT}.ignore_eos: the student's responses then end without the end token that the teacher's have, "
+            "which tells the discriminator who wrote them: take it out",
+        ),
+    ],
+)
+def test_the_one_notice_of_gad(override: str, notice: str) -> None:
+    found = notices(load_config(overrides=[*QUIET, "trainer.gad_warmup_epochs=1", override]))
+    assert found == [GAD_IS_ON.format("trainer.gad_warmup_epochs"), notice]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["critic.discriminator.margin=1", "reward.discriminator_weight=2", "trainer.gad_warmup_lr=1"],
+)
+def test_keys_of_gad_without_it(override: str) -> None:
+    assert notices(load_config(overrides=[*QUIET, override])) == [
+        f"{override.partition('=')[0]}: no effect without a discriminator (critic.model.path with grpo trains one)"
+    ]
+
+
+def test_two_lengths_of_the_warmup_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        require_supported(load_config(overrides=[override]))
-    assert str(caught.value) == (
-        "critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a discriminator "
-        "(GAD), which is not available in this release: set critic.enable=false to train on rewards alone"
+        load_config(overrides=["trainer.gad_warmup_epochs=1", "trainer.gad_warmup_steps=5"])
+    assert str(caught.value).startswith(
+        "trainer.gad_warmup_epochs and trainer.gad_warmup_steps are two lengths of one stage: set one of them"
     )
-    require_supported(load_config(overrides=[override, "critic.enable=false"]))
+
+
+def test_smoothing_is_below_a_half() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides=["critic.discriminator.label_smoothing=0.5"])
+    assert str(caught.value).startswith(
+        "critic.discriminator.label_smoothing=0.5 would teach the opposite: set it below 0.5"
+    )
 
 
 @pytest.mark.parametrize(

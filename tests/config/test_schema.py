@@ -51,9 +51,9 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
         ),
         (
             ["algorithm.adv_estimator=xyz"],
-            "algorithm.adv_estimator=xyz is unknown; known: gae, grpo, grpo_vectorized, grpo_passk, rloo, "
-            "rloo_vectorized, opo, reinforce_plus_plus, reinforce_plus_plus_baseline. One of your own is found through "
-            "algorithm.external_modules=[FILE.py]",
+            "algorithm.adv_estimator=xyz is unknown; known: gae, grpo, grpo_vectorized, grpo_passk, gdpo, "
+            "rloo, rloo_vectorized, opo, reinforce_plus_plus, reinforce_plus_plus_baseline. One of your own is found "
+            "through algorithm.external_modules=[FILE.py]",
         ),
         (
             ["algorithm.adv_estimator=gae", "critic.enable=false"],

@@ -10,7 +10,7 @@ from models_helpers import FAMILIES, random_groups, tiny_model
 from torch import Tensor, nn
 
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Scorer, micro_batches
+from gspo.models import Scorer, micro_batches, pack
 
 # Decoders compute norms and rotary angles in float32 whatever their dtype, so this is float32 rounding.
 _TOLERANCE = 2e-5
@@ -101,6 +101,73 @@ def test_any_micro_batch_split_gives_the_same_gradient(reading: str) -> None:
             read(part).square().sum().backward()
         split = {name: p.grad for name, p in scorer.model.named_parameters() if p.grad is not None}
         assert_same_gradients(split, whole, tolerance=1e-6)
+
+
+def taught(groups: list[Group]) -> list[Group]:
+    """Each group with a teacher; the second's is empty."""
+    for number, group in enumerate(groups):
+        tokens = [(5 * number + i) % 61 for i in range(0 if number == 1 else 3 + number)]
+        group.teacher = Response(tokens, [0.0] * len(tokens), "", "stop")
+    return groups
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_packed_once_is_a_teacher_on_its_own(family: str) -> None:
+    scorer = tiny_scorer(family)
+    groups = taught(random_groups(1))
+    plain = copy.deepcopy(scorer.model)
+    plain["decoder"].config._attn_implementation = "eager"
+    batch = scored(groups)
+    students, teachers = scorer.compare(batch)
+    alone = [Group(group.prompt, [group.teacher]) for group in groups if group.teacher is not None]
+    expected = padded_scores(plain, groups), padded_scores(plain, alone)
+    torch.testing.assert_close((students, teachers), expected, atol=_TOLERANCE, rtol=_TOLERANCE)
+    torch.testing.assert_close(students, scorer.scores(batch), atol=_TOLERANCE, rtol=_TOLERANCE)
+
+    def loss(ours: Tensor, theirs: Tensor) -> Tensor:
+        return nn.functional.softplus(ours - theirs[torch.as_tensor(batch.group_index)]).sum()
+
+    found = gradients(scorer.model, loss(students, teachers))
+    assert_same_gradients(found, gradients(plain, loss(*expected)), tolerance=5 * _TOLERANCE)
+
+
+def test_the_teacher_is_in_the_row_once() -> None:
+    groups = taught(random_groups(1))
+    row = pack(groups, keep_last=True, with_teacher=True)
+    assert row.num_tokens == sum(group.num_tokens for group in groups)
+    assert row.teacher_ends is not None
+    assert row.teacher_ends.tolist() == [
+        span.end - 1 if number != 1 else span.start + span.prompt_length - 1 for number, span in enumerate(row.spans)
+    ]
+    assert pack(groups, keep_last=True).num_tokens == row.num_tokens - sum(
+        len(group.teacher) for group in groups if group.teacher is not None
+    )
+    with pytest.raises(ValueError, match=r"^the group of f:0 has no teacher's response: set Group.teacher first$"):
+        pack(random_groups(1), keep_last=True, with_teacher=True)
+
+
+def test_parts_of_a_group_have_its_teacher_and_its_tokens_count() -> None:
+    batch = scored(taught(random_groups(2, num_groups=4)))
+    for limit in (1, 25, 40, 10_000):
+        parts = list(micro_batches(batch, limit, with_teacher=True))
+        assert sum(map(len, parts)) == len(batch)
+        for part in parts:
+            assert all(group.teacher is not None for group in part.groups)
+            tokens = pack(part.groups, keep_last=True, with_teacher=True).num_tokens
+            assert tokens <= limit or len(part) == 1
+    assert all(group.teacher is None for part in micro_batches(batch, 25) for group in part.groups)
+
+
+def test_a_random_head_is_drawn_by_the_seed() -> None:
+    def head(seed: int) -> Tensor:
+        model = tiny_model("llama")
+        torch.manual_seed(seed)
+        weight: Tensor = Scorer(model, head_std=0.02).model["head"].weight.detach()
+        return weight
+
+    assert torch.equal(head(1), head(1))
+    assert not torch.equal(head(1), head(2))
+    assert 0.01 < float(head(1).std()) < 0.03
 
 
 def test_the_head_starts_at_zero_and_learns_from_the_first_step() -> None:

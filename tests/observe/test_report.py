@@ -234,3 +234,14 @@ def test_band_words_and_states() -> None:
         "problem",
     ]
     assert [str(band), str(Band(high=0.5)), str(Band(low=2))] == ["0.01 to 0.3", "at most 0.5", "at least 2"]
+
+
+def test_a_discriminators_score_is_not_judged_and_its_accuracy_is(tmp_path: Path) -> None:
+    def steps(accuracy: float) -> list[dict[str, Any]]:
+        return [{"critic/score/mean": -step / 20, "critic/d_acc": accuracy} for step in range(21)]
+
+    for accuracy, status in ((0.5, "watch"), (0.8, "healthy"), (0.99, "watch")):
+        found = states(write_run(tmp_path, steps(accuracy)))
+        assert found == {"critic/score/mean": "unknown", "critic/d_acc": status}
+    (reading,) = [verdict for verdict in read_run(load_run(tmp_path)) if verdict.key == "critic/score/mean"]
+    assert reading.text.endswith("A discriminator's score moves with its updates: it is no measure of progress.")

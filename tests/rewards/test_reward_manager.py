@@ -232,3 +232,32 @@ def test_custom_functions_that_cannot_be_set_up(make_manager: Make, write_module
         make_manager({"name": "custom", "kwargs": {"a": 1}}, path=path)
     with pytest.raises(RewardError, match=r"^the pattern '\(' of the reward `format` cannot be compiled: missing \),"):
         make_manager({"name": "format", "kwargs": {"pattern": "("}})
+
+
+def test_rows_that_no_function_judges_are_abstained_from_beside_a_discriminator(make_group: Make) -> None:
+    groups = [
+        make_group("#### 72"),
+        make_group("#### 72", data_source="unheard of"),
+        make_group("#### 72", ground_truth=None),
+    ]
+    with RewardManager(RewardConfig(), CustomRewardConfig(), source_optional=True) as manager:
+        assert not manager.configured
+        stats = manager.score(groups)
+    nobody = Outcome(abstained="no reward function judges its row")
+    assert [outcomes(group)[0] for group in groups] == [Outcome(1.0, {"acc": 1.0}, "72"), nobody, nobody]
+    assert to_floats(stats)["reward/abstained"] == pytest.approx(2 / 3)
+
+
+def test_what_is_configured_judges_alone_where_the_source_is_not_asked(make_group: Make) -> None:
+    buffer = OverlongBufferConfig(enable=True, len=4)
+    group = make_group("12345678")
+    with RewardManager(RewardConfig(overlong_buffer=buffer), CustomRewardConfig(), max_response_length=10) as manager:
+        assert manager.configured
+        manager.score([group], by_source=False)
+        (outcome,) = outcomes(group)
+        assert outcome is not None
+        assert (outcome.value, outcome.terms) == (-0.5, {"overlong_buffer": (1.0, -0.5)})
+        manager.score([group])
+        (outcome,) = outcomes(group)
+        assert outcome is not None
+        assert outcome.terms == {"gsm8k": (1.0, 0.0), "overlong_buffer": (1.0, -0.5)}

@@ -372,8 +372,8 @@ def test_notices_and_limits_of_the_critic() -> None:
     )
     require_supported(settings())
     assert not any("critic" in notice for notice in notices(settings()))
-    assert "trainer.gad_warmup_epochs=1 has no effect with a value critic: take it out" in notices(
-        settings("trainer.gad_warmup_epochs=1")
+    assert "trainer.gad_warmup_epochs: no effect without a discriminator (critic.model.path with grpo trains one)" in (
+        notices(settings("trainer.gad_warmup_epochs=1"))
     )
     with pytest.raises(
         ValueError, match=r"critic.ppo_mini_batch_size=65 is more prompts than data.train_batch_size=64"

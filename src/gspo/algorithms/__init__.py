@@ -7,6 +7,7 @@ are `Mean`, `Max` or `Min`: merge them over micro-batches and ranks, then call `
 """
 
 from gspo.algorithms.advantages import (
+    compute_gdpo_outcome_advantage,
     compute_grpo_outcome_advantage,
     compute_grpo_passk_outcome_advantage,
     compute_grpo_vectorized_outcome_advantage,
@@ -99,6 +100,7 @@ __all__ = [
     "agg_loss",
     "compute_discriminator_loss",
     "compute_gae_advantage_return",
+    "compute_gdpo_outcome_advantage",
     "compute_grpo_outcome_advantage",
     "compute_grpo_passk_outcome_advantage",
     "compute_grpo_vectorized_outcome_advantage",

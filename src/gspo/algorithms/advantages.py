@@ -19,6 +19,7 @@ from gspo.algorithms.registry import AdvantageEstimator, register_adv_est
 from gspo.algorithms.settings import read_setting
 
 __all__ = [
+    "compute_gdpo_outcome_advantage",
     "compute_grpo_outcome_advantage",
     "compute_grpo_passk_outcome_advantage",
     "compute_grpo_vectorized_outcome_advantage",
@@ -67,6 +68,48 @@ def compute_grpo_outcome_advantage(
 
 
 compute_grpo_vectorized_outcome_advantage = compute_grpo_outcome_advantage
+
+
+@register_adv_est(AdvantageEstimator.GDPO)
+@torch.no_grad()
+def compute_gdpo_outcome_advantage(
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    index: np.ndarray,
+    epsilon: float = 1e-6,
+    norm_adv_by_std_in_grpo: bool = True,
+    reward_terms: Tensor | None = None,
+    reward_weights: Tensor | None = None,
+    config: Any = None,  # noqa: ARG001 (verl's signature)
+) -> tuple[Tensor, Tensor]:
+    """GDPO: each reward is normalised within its group, then their weighted sum over the batch (arXiv 2601.05242).
+
+    A_ik = (R_ik - mean_k) / (std_k + epsilon) as in GRPO, S_i = sum_k w_ik A_ik, and the advantage is
+    (S_i - mean(S)) / (std(S) + epsilon) over the responses of the batch (std unbiased). Rewards that differ in scale,
+    such as a discriminator's score and a format check, then count by their weights only.
+
+    Args:
+        token_level_rewards: their sum, for where there are no terms: the one reward. (sequences, tokens)
+        response_mask: the same shape.
+        index: label of each row's group. (sequences,)
+        epsilon: added to every standard deviation.
+        norm_adv_by_std_in_grpo: whether each reward is divided by its group's standard deviation.
+        reward_terms: the rewards that were added up. (sequences, rewards)
+        reward_weights: their weights; 0 where a row has no such reward; all 1 if None. (sequences, rewards)
+        config: not read.
+    """
+    terms = token_level_rewards.sum(dim=-1, keepdim=True) if reward_terms is None else reward_terms
+    weights = torch.ones_like(terms) if reward_weights is None else reward_weights
+    total = torch.zeros_like(terms[:, 0])
+    for scores, weight in zip(terms.unbind(1), weights.unbind(1), strict=True):
+        group = group_stats(scores, index)
+        alone = group.count == 1
+        centred = torch.where(alone, scores, group.deviation)
+        if norm_adv_by_std_in_grpo:
+            centred = centred / (torch.where(alone, 1.0, group.std) + epsilon)
+        total = total + weight * centred
+    batch = group_stats(total, np.zeros(len(total), dtype=np.int64))
+    return _over_tokens(batch.deviation / (batch.std + epsilon), response_mask)
 
 
 @register_adv_est(AdvantageEstimator.GRPO_PASSK)

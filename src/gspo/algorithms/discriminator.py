@@ -55,7 +55,7 @@ def compute_discriminator_loss(
 
     Returns:
         The scalar loss and means over pairs: critic/d_loss, critic/d_acc (t > s), critic/student_value_mean,
-        critic/teacher_value_mean, critic/d_margin (t - s).
+        critic/teacher_value_mean, critic/margin (t - s).
 
     Raises:
         ValueError: shapes that do not fit, or a setting out of range.
@@ -82,7 +82,7 @@ def compute_discriminator_loss(
             "critic/d_acc": Mean.masked((teacher > student).float(), pairs),
             "critic/student_value_mean": Mean.masked(student, pairs),
             "critic/teacher_value_mean": Mean.masked(teacher, pairs),
-            "critic/d_margin": Mean.masked(teacher - student, pairs),
+            "critic/margin": Mean.masked(teacher - student, pairs),
         }
     return loss, metrics
 

@@ -33,6 +33,7 @@ class AdvantageEstimator(StrEnum):
     GRPO = "grpo"
     GRPO_VECTORIZED = "grpo_vectorized"
     GRPO_PASSK = "grpo_passk"
+    GDPO = "gdpo"
     RLOO = "rloo"
     RLOO_VECTORIZED = "rloo_vectorized"
     OPO = "opo"

@@ -18,6 +18,25 @@ _WIDE_FOR_SEQUENCES = 0.01
 _NARROW_FOR_TOKENS = 0.01
 _SMALL_GROUP = 4
 
+# Any of these switches GAD on where the advantage needs no value critic.
+_SWITCHES = (
+    "critic.enable",
+    "critic.model.path",
+    "trainer.critic_warmup",
+    "trainer.gad_warmup_epochs",
+    "trainer.gad_warmup_steps",
+)
+_DISCRIMINATOR_ONLY = frozenset(
+    {
+        "reward.discriminator_weight",
+        "trainer.gad_warmup_epochs",
+        "trainer.gad_warmup_lr",
+        "trainer.gad_warmup_steps",
+        *(f"critic.discriminator.{name}" for name in ("temperature", "margin", "score_l2", "label_smoothing")),
+    }
+)
+_VALUE_CRITIC_ONLY = frozenset({"critic.cliprange_value", "critic.loss_agg_mode"})
+
 _EXAMPLES = {
     "actor_rollout_ref.model.path": "actor_rollout_ref.model.path=Qwen/Qwen3-0.6B",
     "data.train_files": "data.train_files=train.parquet",
@@ -50,12 +69,11 @@ def require_supported(config: Config) -> None:
     Raises:
         ConfigError: it does; says what to set in its place.
     """
-    if config.wants_discriminator:
+    if config.algorithm.adv_estimator == "gdpo" and config.algorithm.use_kl_in_reward:
         raise ConfigError(
-            "critic.model.path, critic.enable, trainer.critic_warmup and trainer.gad_warmup_epochs train a "
-            "discriminator (GAD), which is not available in this release: set critic.enable=false to train on "
-            "rewards alone",
-            "critic.enable",
+            "algorithm.adv_estimator=gdpo normalises each reward on its own and leaves the divergence out: set "
+            "algorithm.use_kl_in_reward=false and actor_rollout_ref.actor.use_kl_loss=true",
+            "algorithm.use_kl_in_reward",
         )
     if config.algorithm.filter_groups.enable and config.actor_rollout_ref.rollout.n == 1:
         raise ConfigError(
@@ -148,13 +166,40 @@ def _about_groups(config: Config) -> Iterator[str]:
 
 def _about_the_critic(config: Config) -> Iterator[str]:
     trainer = config.trainer
+    if config.wants_discriminator:
+        yield from _about_the_discriminator(config)
+        return
+    if keys := sorted(key for key in config.user_set if key in _DISCRIMINATOR_ONLY):
+        yield f"{', '.join(keys)}: no effect without a discriminator (critic.model.path with grpo trains one)"
     if not config.critic.enable:
         if trainer.critic_warmup > 0:
             yield f"trainer.critic_warmup={trainer.critic_warmup} has no effect without a critic: take it out"
-        if keys := sorted(key for key in config.user_set if key.startswith("critic.") and key != "critic.enable"):
+        known = {"critic.enable", *_DISCRIMINATOR_ONLY}
+        if keys := sorted(key for key in config.user_set if key.startswith("critic.") and key not in known):
             yield f"{', '.join(keys)}: no effect without a critic (algorithm.adv_estimator=gae trains one)"
-    elif config.uses_value_critic and trainer.gad_warmup_epochs > 0:
-        yield f"trainer.gad_warmup_epochs={trainer.gad_warmup_epochs} has no effect with a value critic: take it out"
+
+
+def _about_the_discriminator(config: Config) -> Iterator[str]:
+    """What works against a discriminator, or does nothing with one."""
+    trainer, rollout = config.trainer, config.actor_rollout_ref.rollout
+    asked = [key for key in _SWITCHES if key in config.user_set] or ["critic.enable"]
+    yield (
+        f"{', '.join(asked)} with algorithm.adv_estimator={config.algorithm.adv_estimator}: a discriminator is trained "
+        "on the teacher's text and its score is the reward (GAD). critic.enable=false trains on rewards alone"
+    )
+    if keys := sorted(config.user_set & _VALUE_CRITIC_ONLY):
+        yield f"{', '.join(keys)}: no effect with a discriminator, which has no values to clip: take it out"
+    if not trainer.gad_warmup:
+        yield (
+            "no stage of GAD's warmup: the student starts as it is, which the paper finds to cost quality. Set "
+            "trainer.gad_warmup_epochs=1 unless the student has learned the teacher's text already"
+        )
+    if rollout.ignore_eos or rollout.stop:
+        key = "ignore_eos" if rollout.ignore_eos else "stop"
+        yield (
+            f"actor_rollout_ref.rollout.{key}: the student's responses then end without the end token that the "
+            "teacher's have, which tells the discriminator who wrote them: take it out"
+        )
 
 
 def _about_sampling(config: Config) -> Iterator[str]:

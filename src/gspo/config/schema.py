@@ -31,6 +31,7 @@ from gspo.config.schema_run import (
     CriticConfig,
     CriticModelConfig,
     CriticOptimConfig,
+    DiscriminatorConfig,
     FilterGroupsConfig,
     KlCtrlConfig,
     RolloutCorrectionConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "CriticOptimConfig",
     "CustomRewardConfig",
     "DataConfig",
+    "DiscriminatorConfig",
     "FilterGroupsConfig",
     "KlCtrlConfig",
     "ModelConfig",
@@ -75,6 +77,7 @@ ADV_ESTIMATORS = (
     "grpo",
     "grpo_vectorized",
     "grpo_passk",
+    "gdpo",
     "rloo",
     "rloo_vectorized",
     "opo",
@@ -140,7 +143,7 @@ class Config(Section):
             return False
         trainer = self.trainer
         asked = self.critic.enable or self.critic.model.path is not None
-        return bool(asked or trainer.critic_warmup > 0 or trainer.gad_warmup_epochs > 0)
+        return bool(asked or trainer.critic_warmup > 0 or trainer.gad_warmup)
 
     @property
     def uses_value_critic(self) -> bool:

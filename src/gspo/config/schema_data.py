@@ -98,6 +98,7 @@ class RewardConfig(Section):
     functions: list[RewardFunctionConfig] = option(
         [], "Rewards to add up, each {name, weight, kwargs}; none: chosen by each row's data_source."
     )
+    discriminator_weight: float = option(1.0, "GAD: weight of the discriminator's score in the sum.", at_least=0)
     num_workers: int = option(2, "Processes that score at the same time.", at_least=1)
     timeout: float = option(10.0, "Seconds that one response may take to score.", above=0)
     on_error: str = option(

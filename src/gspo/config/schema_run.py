@@ -15,6 +15,7 @@ __all__ = [
     "CriticConfig",
     "CriticModelConfig",
     "CriticOptimConfig",
+    "DiscriminatorConfig",
     "FilterGroupsConfig",
     "KlCtrlConfig",
     "RolloutCorrectionConfig",
@@ -128,6 +129,26 @@ class CriticOptimConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig(Section):
+    """GAD's Bradley-Terry loss: -log sigmoid((teacher's score - student's score - margin) / temperature)."""
+
+    KEY: ClassVar[str] = "critic.discriminator"
+
+    temperature: float = option(1.0, "Above 1 it slows a discriminator that saturates.", above=0)
+    margin: float = option(0.0, "How far apart the two scores are asked to be.", at_least=0)
+    score_l2: float = option(0.0, "Weight of (teacher^2 + student^2) / 2, which holds scores near 0.", at_least=0)
+    label_smoothing: float = option(0.0, "Chance that a pair is taken the other way round; below 0.5.", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing >= 0.5:
+            raise ConfigError(
+                f"{self.key('label_smoothing')}={self.label_smoothing:g} would teach the opposite: set it below 0.5",
+                self.key("label_smoothing"),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CriticConfig(Section):
     """The value critic (PPO) or the discriminator (GAD)."""
 
@@ -136,6 +157,7 @@ class CriticConfig(Section):
     enable: bool | None = option(None, "Train a critic; null: where adv_estimator is gae, or GAD is asked for.")
     model: CriticModelConfig = section(CriticModelConfig, "The critic's model.")
     optim: CriticOptimConfig = section(CriticOptimConfig, "Optimizer and schedule of the critic.")
+    discriminator: DiscriminatorConfig = section(DiscriminatorConfig, "The loss of GAD's discriminator.")
     ppo_mini_batch_size: int | None = option(
         None, "PROMPTS per optimizer step of the critic; null: the actor's.", at_least=1
     )
@@ -155,11 +177,19 @@ class TrainerConfig(Section):
 
     KEY: ClassVar[str] = "trainer"
 
-    total_epochs: int = option(1, "Passes over the training data.", at_least=1)
-    total_training_steps: int | None = option(None, "Steps to train, in place of total_epochs.", at_least=1)
-    critic_warmup: int = option(0, "First steps, N of them, that train the critic only.", at_least=0)
+    total_epochs: int = option(1, "Passes over the training data; GAD's first stage comes before them.", at_least=1)
+    total_training_steps: int | None = option(
+        None, "Steps to train, in place of total_epochs; GAD's first stage comes before them.", at_least=1
+    )
+    critic_warmup: int = option(
+        0, "First steps, N of them (GAD: after its first stage), that train the critic only.", at_least=0
+    )
     gad_warmup_epochs: int = option(
         0, "Epochs of GAD's first stage: student on teacher text, discriminator beside it.", at_least=0
+    )
+    gad_warmup_steps: int | None = option(None, "Steps of that stage, in place of gad_warmup_epochs.", at_least=0)
+    gad_warmup_lr: float | None = option(
+        None, "Constant learning rate of the student in that stage; null: actor_rollout_ref.actor.optim.lr.", at_least=0
     )
     save_freq: int = option(-1, "Steps between checkpoints; -1: at the end only.", at_least=-1)
     test_freq: int = option(-1, "Steps between validations; -1: at the end only.", at_least=-1)
@@ -194,6 +224,12 @@ class TrainerConfig(Section):
         for name in self.logger:
             if name not in known:
                 raise ConfigError(f"{self.key('logger')}: {name} is not one of {', '.join(known)}", self.key("logger"))
+        if self.gad_warmup_epochs and self.gad_warmup_steps is not None:
+            raise ConfigError(
+                f"{self.key('gad_warmup_epochs')} and {self.key('gad_warmup_steps')} are two lengths of one stage: set "
+                "one of them",
+                self.key("gad_warmup_steps"),
+            )
         for name in ("save_freq", "test_freq"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"{self.key(name)}=0 is no number of steps: set -1 for the end only", self.key(name))
@@ -208,3 +244,8 @@ class TrainerConfig(Section):
                 f"{self.key('resume_from_path')} is read with {self.key('resume_mode')}=resume_path only: set both",
                 self.key("resume_from_path"),
             )
+
+    @property
+    def gad_warmup(self) -> bool:
+        """Whether GAD's first stage is asked for."""
+        return self.gad_warmup_epochs > 0 or bool(self.gad_warmup_steps)

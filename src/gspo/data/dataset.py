@@ -192,7 +192,8 @@ def _teacher_problem(table: Table, key: str, teacher: Any) -> str | None:
     if key not in table.columns:
         return (
             f"there is no column {key!r} with a text to learn from (the columns: {', '.join(table.columns)}): "
-            "add it, or set data.teacher_key (for gspo sft data.answer_key)"
+            "add it, or set data.teacher_key (for gspo sft data.answer_key); GAD learns from a teacher's text, "
+            "critic.enable=false trains on rewards alone"
         )
     if teacher is None:
         return f"{key} is null: write the text, or remove the row"

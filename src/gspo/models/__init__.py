@@ -3,7 +3,7 @@
 from gspo.models.attention import AttentionContext, use_project_attention
 from gspo.models.loading import end_token_ids, load_model, load_tokenizer
 from gspo.models.logits import OutputHead, token_log_probs
-from gspo.models.packing import PackedRow, micro_batches, pack
+from gspo.models.packing import PackedRow, micro_batches, pack, teacher_of
 from gspo.models.policy import Policy, output_head, verify_packed_forward
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scorer import Scorer
@@ -21,6 +21,7 @@ __all__ = [
     "micro_batches",
     "output_head",
     "pack",
+    "teacher_of",
     "token_log_probs",
     "use_project_attention",
     "verify_packed_forward",

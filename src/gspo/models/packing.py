@@ -3,9 +3,9 @@
     [prompt a][response a1][response a2] ... [prompt b][response b1] ...
 
 Positions restart behind the prompt for every response, so that each response sees exactly the sequence it was sampled
-in. A log-probability is read where its token is predicted: the first token of every response from the prompt's last
-token, the others from their own predecessor. The last token of a response predicts nothing and is left out, unless the
-caller reads a score there.
+in. A teacher's response goes behind those of its group like one more. A log-probability is read where its token is
+predicted: the first token of every response from the prompt's last token, the others from their own predecessor. The
+last token of a response predicts nothing and is left out, unless the caller reads a score there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gspo.groups import Group, GroupBatch
+from gspo.groups import Group, GroupBatch, Response
 
-__all__ = ["GroupSpan", "PackedRow", "micro_batches", "pack"]
+__all__ = ["GroupSpan", "PackedRow", "micro_batches", "pack", "teacher_of"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class PackedRow:
         rows, columns: place of each in the padded [responses, width] tensors. (predicted,)
         ends: index of each response's last token (the prompt's, where it is empty); only with `keep_last`.
             (responses,)
+        teacher_ends: the same of each group's teacher; only with `with_teacher`. (groups,)
     """
 
     input_ids: Tensor
@@ -61,6 +62,7 @@ class PackedRow:
     rows: Tensor
     columns: Tensor
     ends: Tensor | None = None
+    teacher_ends: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -75,13 +77,23 @@ class PackedRow:
         return padded[self.rows, self.columns]
 
 
-def pack(groups: list[Group], *, keep_last: bool = False, device: torch.device | str = "cpu") -> PackedRow:
+def pack(
+    groups: list[Group],
+    *,
+    keep_last: bool = False,
+    with_teacher: bool = False,
+    device: torch.device | str = "cpu",
+) -> PackedRow:
     """Packs groups into one row.
 
     Args:
         groups: at least one; responses may be empty.
         keep_last: also run each response's last token through the model, for a score that is read there.
+        with_teacher: run each group's teacher too, once, whole; it has no targets and no row of its own.
         device: where the tensors go.
+
+    Raises:
+        ValueError: a teacher is asked for, and a group has none.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -91,6 +103,7 @@ def pack(groups: list[Group], *, keep_last: bool = False, device: torch.device |
     columns: list[int] = []
     counts: list[int] = []
     ends: list[int] = []
+    teacher_ends: list[int] = []
     for group in groups:
         prompt = group.prompt.token_ids
         start, last = len(ids), len(ids) + len(prompt) - 1
@@ -111,6 +124,12 @@ def pack(groups: list[Group], *, keep_last: bool = False, device: torch.device |
             counts.append(len(tokens))
             lengths.append(len(inputs))
             ends.append(first + len(inputs) - 1 if inputs else last)
+        if with_teacher:
+            taught = teacher_of(group).token_ids
+            teacher_ends.append(len(ids) + len(taught) - 1 if taught else last)
+            ids.extend(taught)
+            positions.extend(range(len(prompt), len(prompt) + len(taught)))
+            lengths.append(len(taught))
         spans.append(GroupSpan(start, len(prompt), tuple(lengths)))
 
     def tensor(values: list[int]) -> Tensor:
@@ -126,15 +145,29 @@ def pack(groups: list[Group], *, keep_last: bool = False, device: torch.device |
         rows=rows,
         columns=tensor(columns),
         ends=tensor(ends) if keep_last else None,
+        teacher_ends=tensor(teacher_ends) if with_teacher else None,
     )
 
 
-def micro_batches(batch: GroupBatch, max_tokens: int, max_responses: int | None = None) -> Iterator[GroupBatch]:
+def teacher_of(group: Group) -> Response:
+    """The group's teacher.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if group.teacher is None:
+        raise ValueError(f"the group of {group.prompt.uid} has no teacher's response: set Group.teacher first")
+    return group.teacher
+
+
+def micro_batches(
+    batch: GroupBatch, max_tokens: int, max_responses: int | None = None, *, with_teacher: bool = False
+) -> Iterator[GroupBatch]:
     """Cuts a batch into parts of at most `max_tokens` unique tokens (and `max_responses` responses), in order.
 
     A group larger than that on its own is cut between its responses, each part with the prompt again; a single
     response larger than the budget still goes as one part. Losses that are normalised by the whole batch do not
-    depend on the cut.
+    depend on the cut. With `with_teacher` every part of a group has its teacher, whose tokens count; without, none has.
     """
     parts: list[tuple[Group, int]] = []  # a piece of a group, and the batch row of its first response
     held_tokens = held_responses = 0
@@ -143,7 +176,7 @@ def micro_batches(batch: GroupBatch, max_tokens: int, max_responses: int | None 
     for group in batch.groups:
         first, offset = row, 0
         while offset < len(group.responses):
-            piece = _fitting_piece(group, offset, max_tokens, room)
+            piece = _fitting_piece(group, offset, max_tokens, room, with_teacher)
             if parts and (held_tokens + piece.num_tokens > max_tokens or held_responses + len(piece.responses) > room):
                 yield _part(batch, parts)
                 parts, held_tokens, held_responses = [], 0, 0
@@ -156,15 +189,16 @@ def micro_batches(batch: GroupBatch, max_tokens: int, max_responses: int | None 
         yield _part(batch, parts)
 
 
-def _fitting_piece(group: Group, offset: int, max_tokens: int, max_responses: int) -> Group:
+def _fitting_piece(group: Group, offset: int, max_tokens: int, max_responses: int, with_teacher: bool) -> Group:
     """As many responses from `offset` on as fit, at least one."""
-    tokens, count = len(group.prompt.token_ids), 0
+    teacher = teacher_of(group) if with_teacher else None
+    tokens, count = len(group.prompt.token_ids) + (len(teacher) if teacher is not None else 0), 0
     for response in group.responses[offset : offset + max(1, max_responses)]:
         if count and tokens + len(response) > max_tokens:
             break
         tokens += len(response)
         count += 1
-    return Group(group.prompt, group.responses[offset : offset + count])
+    return Group(group.prompt, group.responses[offset : offset + count], teacher)
 
 
 def _part(batch: GroupBatch, parts: list[tuple[Group, int]]) -> GroupBatch:

@@ -1,4 +1,4 @@
-"""A decoder with one number for a head: the value critic of PPO, and what scores whole responses."""
+"""A decoder with one number for a head: the value critic of PPO, and GAD's discriminator, which scores responses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class Scorer:
     The head is a linear map with a bias (verl's token-classification head with one label), in float32 or wider
     whatever the decoder's type. It starts at zero: every first value is 0, so that PPO's first advantages are those of
     plain returns, where a random head would add noise as large as the rewards. It moves the decoder from the second
-    optimizer step on.
+    optimizer step on. A discriminator's head starts at random instead: scores that are all equal would rank nothing.
 
     Args:
         model: a causal language model that uses transformers' attention interface. Its decoder is taken over; its
             output head is not held, and its memory is free once the caller lets go of `model`.
+        head_std: standard deviation of the head's first weights, drawn from torch's generator; 0: they are zero.
 
     Attributes:
         model: the modules `decoder` and `head`, for an optimizer and for a checkpoint.
@@ -34,7 +35,7 @@ class Scorer:
         ValueError: the model does not use the attention interface.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, head_std: float = 0.0) -> None:
         use_project_attention(model)
         self._decoder: PreTrainedModel = model.get_decoder()
         self._head: nn.Linear = skip_init(
@@ -46,6 +47,8 @@ class Scorer:
         )
         for parameter in self._head.parameters():
             nn.init.zeros_(parameter)
+        if head_std > 0:
+            nn.init.normal_(self._head.weight, std=head_std)
         self.model = nn.ModuleDict({"decoder": self._decoder, "head": self._head})
 
     @property
@@ -75,6 +78,23 @@ class Scorer:
         row = pack(batch.groups, keep_last=True, device=self.device)
         assert row.ends is not None
         return self._read(row, row.ends)
+
+    def compare(self, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+        """`scores` of the responses and of each group's teacher, which passes through the model once, behind them.
+
+        Differentiable in the weights.
+
+        Returns:
+            (responses,) and (groups,); `batch.group_index` says which teacher is whose.
+
+        Raises:
+            ValueError: a group has no teacher.
+        """
+        row = pack(batch.groups, keep_last=True, with_teacher=True, device=self.device)
+        assert row.ends is not None
+        assert row.teacher_ends is not None
+        values = self._read(row, torch.cat([row.ends, row.teacher_ends]))
+        return values[: len(row.ends)], values[len(row.ends) :]
 
     def _read(self, row: PackedRow, where: Tensor) -> Tensor:
         """The head's number at these places of the row. (places,)"""

@@ -49,11 +49,13 @@ class SampleWriter:
         Raises:
             ValueError: the advantages are not one for each response.
         """
-        pairs = [(group.prompt, response) for group in groups for response in group.responses]
+        pairs = [(group, response) for group in groups for response in group.responses]
         if advantages is not None and len(advantages) != len(pairs):
             raise ValueError(f"{len(advantages)} advantages for {len(pairs)} responses; give one for each response")
-        for row, (prompt, response) in enumerate(pairs[: self._limit]):
-            record = {"step": step, "split": split, **_describe(prompt, response)}
+        for row, (group, response) in enumerate(pairs[: self._limit]):
+            record = {"step": step, "split": split, **_describe(group.prompt, response)}
+            if group.teacher is not None:
+                record["teacher"] = group.teacher.text
             if advantages is not None:
                 record["advantage"] = float(advantages[row])
             write_line(self._file, record)

@@ -120,6 +120,11 @@ def make_scorer(name: str, kwargs: Mapping[str, Any], pool: WorkerPool) -> Score
     return BUILTINS[name](pool, **kwargs)
 
 
+def is_known_source(data_source: str) -> bool:
+    """Whether a built-in function judges this data where none is configured."""
+    return any(re.match(pattern, data_source.lower()) for pattern, _ in _DEFAULTS)
+
+
 def function_for(data_source: str) -> str:
     """The name of the built-in function that judges this data where none is configured.
 

@@ -39,13 +39,15 @@ def combine(outcomes: Judged) -> Outcome:
         if outcome.abstained is not None:
             return Outcome(abstained=f"{part.name}: {outcome.abstained}" if several else outcome.abstained)
     value, extras, answer = 0.0, dict[str, float](), None
+    terms = {}
     for part, outcome in outcomes:
         assert outcome.value is not None
         answer = outcome.answer if answer is None else answer
         value += part.weight * outcome.value
+        terms[part.name] = (part.weight, outcome.value)
         for name, extra in outcome.extras.items():
             extras[f"{part.name}/{name}" if name in extras else name] = extra
-    return Outcome(value=value, extras=extras, answer=answer)
+    return Outcome(value=value, extras=extras, answer=answer, terms=terms)
 
 
 def reward_stats(outcomes: Sequence[Outcome | None], judged: Iterable[Judged]) -> dict[str, Stat]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from gspo.algorithms.stats import Stat
 from gspo.config.schema_data import CustomRewardConfig, RewardConfig
-from gspo.groups import Group, Prompt, Response
+from gspo.groups import Group, Outcome, Prompt, Response
 from gspo.rewards.base import RewardError
-from gspo.rewards.builtin import function_for, make_scorer
+from gspo.rewards.builtin import function_for, is_known_source, make_scorer
 from gspo.rewards.combine import Part, combine, reward_stats
 from gspo.rewards.custom import CustomScorer, load_function
 from gspo.rewards.workers import WorkerPool
@@ -25,14 +25,23 @@ class RewardManager:
     """
 
     def __init__(
-        self, config: RewardConfig, custom: CustomRewardConfig, *, max_response_length: int | None = None
+        self,
+        config: RewardConfig,
+        custom: CustomRewardConfig,
+        *,
+        max_response_length: int | None = None,
+        source_optional: bool = False,
     ) -> None:
         """Sets the functions up; no process starts before the first response.
+
+        Where the reward is a discriminator's (`source_optional`), a row that no function judges is abstained from.
 
         Args:
             config: the `reward` section.
             custom: the `custom_reward_function` section.
             max_response_length: `data.max_response_length`, for the overlong buffer.
+            source_optional: abstain from a row without a ground truth, or whose data source no function is known for;
+                else that is an error.
 
         Raises:
             RewardError: a function or one of its settings cannot be used.
@@ -44,9 +53,17 @@ class RewardManager:
         self._configured = self._configured_parts(config)
         self._penalty = self._penalty_part(config, max_response_length)
         self._defaults: dict[str, Part] = {}
+        self._source_optional = source_optional
 
-    def score(self, groups: Sequence[Group]) -> dict[str, Stat]:
+    @property
+    def configured(self) -> bool:
+        """Whether a function or a penalty is asked for, whatever the rows' data source."""
+        return bool(self._configured or self._penalty)
+
+    def score(self, groups: Sequence[Group], *, by_source: bool = True) -> dict[str, Stat]:
         """Sets `outcome` of every response and returns the figures of the batch.
+
+        Without `by_source` only what the configuration asks for judges; then it must be `configured`.
 
         The figures: `reward/<function>/mean` of each function, before its weight; `reward/<extra>` of each extra;
         `reward/abstained` and `reward/errors` as fractions of the responses.
@@ -58,7 +75,7 @@ class RewardManager:
         places = [
             (group.prompt, number, response) for group in groups for number, response in enumerate(group.responses)
         ]
-        parts = [self._parts(prompt) for prompt, _, _ in places]
+        parts = [self._parts(prompt, by_source) for prompt, _, _ in places]
         pending = [
             [part.scorer.submit(prompt, response) for part in row]
             for row, (prompt, _, response) in zip(parts, places, strict=True)
@@ -68,7 +85,7 @@ class RewardManager:
             for row, futures in zip(parts, pending, strict=True)
         ]
         for (_, _, response), outcomes in zip(places, judged, strict=True):
-            response.outcome = combine(outcomes)
+            response.outcome = combine(outcomes) if outcomes else Outcome(abstained="no reward function judges its row")
         self._report_errors(places)
         return reward_stats([response.outcome for _, _, response in places], judged)
 
@@ -84,8 +101,12 @@ class RewardManager:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _parts(self, prompt: Prompt) -> list[Part]:
-        parts = self._configured or [self._default(prompt.data_source)]
+    def _parts(self, prompt: Prompt, by_source: bool = True) -> list[Part]:
+        parts = self._configured
+        if not parts and by_source:
+            if self._source_optional and not (prompt.ground_truth is not None and is_known_source(prompt.data_source)):
+                return []
+            parts = [self._default(prompt.data_source)]
         return [*parts, self._penalty] if self._penalty else parts
 
     def _default(self, data_source: str) -> Part:

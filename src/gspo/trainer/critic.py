@@ -1,4 +1,4 @@
-"""PPO's value critic: its model, its values before a step's updates, and its updates."""
+"""The critic: its model; PPO's values before a step's updates, and the updates of a value critic."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from gspo.trainer.stages import mini_batches
 from gspo.trainer.trained import Trained
 
 __all__ = ["Critic", "add_values", "load_critic", "update_critic"]
+
+# transformers' initializer_range of most decoders, for a model that names none.
+_HEAD_STD = 0.02
 
 
 class Critic(Trained):
@@ -58,7 +61,10 @@ def load_critic(
         policy = load_policy(
             replace(model, path=own), tokenizer, device, longest, needs_head=False, path_key="critic.model.path"
         )
-    return Critic(Scorer(policy.model), config.critic.optim, total_steps)
+    # A discriminator's head is as large as any new layer of the model's kind.
+    usual = getattr(policy.model.config.get_text_config(), "initializer_range", _HEAD_STD)
+    std = usual if config.wants_discriminator else 0.0
+    return Critic(Scorer(policy.model, head_std=std), config.critic.optim, total_steps)
 
 
 @torch.no_grad()

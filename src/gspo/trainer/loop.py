@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from gspo.algorithms.stats import Stat, merge_stats, to_floats
+from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
 from gspo.config import Config
-from gspo.evaluate import answer_groups, summarize, validation_metrics
 from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.rollout import SamplingParams
+from gspo.trainer.answers import add_teachers
 from gspo.trainer.critic import add_values, update_critic
+from gspo.trainer.discriminator import add_discriminator_rewards, update_discriminator
 from gspo.trainer.filtering import sample_useful
 from gspo.trainer.folder import nothing_to_train
+from gspo.trainer.gad import Stage, imitate_teacher
+from gspo.trainer.pairs import pair_metrics, teacher_metrics
 from gspo.trainer.run import Run, open_run
 from gspo.trainer.stages import (
     add_advantages,
@@ -23,6 +26,7 @@ from gspo.trainer.stages import (
     judged,
     update_actor,
 )
+from gspo.trainer.validation import validate
 
 __all__ = ["train", "train_run"]
 
@@ -63,7 +67,7 @@ def train_run(run: Run) -> None:
 
 def sample(run: Run, step: int) -> tuple[list[Group], dict[str, Stat]]:
     """Scored groups to train on, of the next prompts, or of those that teach something (`filter_groups`)."""
-    if not run.config.algorithm.filter_groups.enable:
+    if not run.config.algorithm.filter_groups.enable or run.stages.at(step) is not Stage.ADVERSARIAL:
         groups = collect(run, step)
         return groups, score(run, groups)
     return sample_useful(
@@ -81,13 +85,24 @@ def collect(run: Run, step: int, seen: Container[str] = ()) -> list[Group]:
     prompts = [run.train_data[index] for index in run.sampler.next_batch()]
     new = [prompt for prompt in prompts if prompt.uid not in seen]
     with run.clock("gen"):
-        return run.engine.generate(new, training_sampling(run.config), n=rollout.n, step=step)
+        groups = run.engine.generate(new, training_sampling(run.config), n=rollout.n, step=step)
+    if run.config.wants_discriminator:
+        add_teachers(groups, run.tokenizer, run.config.data.max_response_length)
+    return groups
 
 
 def score(run: Run, groups: Sequence[Group]) -> dict[str, Stat]:
-    """Sets every response's outcome; a scorer's error is told once."""
+    """Sets every response's outcome; a scorer's error is told once.
+
+    With a discriminator the reward is its score, from before this step's update, and what `reward` asks for beside it.
+    """
     with run.clock("reward"):
-        stats = run.rewards.score(groups)
+        if run.config.wants_discriminator:
+            assert run.critic is not None
+            stats = run.rewards.score(groups, by_source=False) if run.rewards.configured else {}
+            stats |= add_discriminator_rewards(groups, run.critic, run.config)
+        else:
+            stats = run.rewards.score(groups)
     error = run.rewards.first_error
     if error is not None:
         run.tell_once(f"a reward failed (counted in reward/errors; those responses are left out): {error}", error)
@@ -95,31 +110,46 @@ def score(run: Run, groups: Sequence[Group]) -> dict[str, Stat]:
 
 
 def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
-    """From scored groups to new weights."""
-    config, policy = run.config, run.actor.policy
-    batch = GroupBatch.from_groups(judged(groups), policy.device)
+    """From scored groups to new weights: the critic's or discriminator's, then the policy's."""
+    config, stage = run.config, run.stages.at(step)
+    batch = GroupBatch.from_groups(judged(groups), run.actor.policy.device)
     stats: dict[str, Stat] = {}
-    algorithm = config.algorithm
+    if config.uses_value_critic or stage is Stage.ADVERSARIAL:
+        stats |= prepare(run, batch)
+    if run.critic is not None:
+        update_own = update_discriminator if config.wants_discriminator else update_critic
+        with run.clock("update_critic"):
+            stats |= update_own(batch, run.critic, config, step)
+    if stage is Stage.WARMUP:
+        with run.clock("update_actor"):
+            stats |= imitate_teacher(batch, run.actor, config, step)
+    elif stage is Stage.ADVERSARIAL:
+        with run.clock("update_actor"):
+            stats |= update_actor(batch, run.actor, config, step)
+    if config.wants_discriminator:
+        stats |= pair_metrics(groups, run.tokenizer.eos_token_id) | teacher_metrics(groups)
+        stats["training/gad_stage"] = Mean(float(stage))
+    return merge_stats([stats, batch_metrics(batch)])
+
+
+def prepare(run: Run, batch: GroupBatch) -> dict[str, Stat]:
+    """What the updates of a step need, all of it from before them: log-probabilities, values, advantages."""
+    config, policy, algorithm = run.config, run.actor.policy, run.config.algorithm
+    stats: dict[str, Stat] = {}
     if algorithm.use_kl_in_reward or algorithm.rollout_correction.active or several_updates(config, batch):
         with run.clock("old_log_prob"):
             stats |= add_log_probs(batch, policy, config)
     if run.reference is not None:
         with run.clock("ref"):
             add_reference(batch, run.reference, config)
-    if run.critic is not None:
+    if run.critic is not None and config.uses_value_critic:
         with run.clock("values"):
             add_values(batch, run.critic, config)
     with run.clock("adv"):
         stats |= add_rewards(batch, run.kl_controller, config)
         add_advantages(batch, config)
         stats |= correct_rollout(batch, config)
-    if run.critic is not None:
-        with run.clock("update_critic"):
-            stats |= update_critic(batch, run.critic, config, step)
-    if run.critic is None or step > config.trainer.critic_warmup:
-        with run.clock("update_actor"):
-            stats |= update_actor(batch, run.actor, config, step)
-    return merge_stats([stats, batch_metrics(batch)])
+    return stats
 
 
 def several_updates(config: Config, batch: GroupBatch) -> bool:
@@ -151,26 +181,6 @@ def finish_step(run: Run, step: int, groups: list[Group], metrics: dict[str, flo
         run.save()
 
 
-def validate(run: Run) -> dict[str, float]:
-    """Accuracy on the held-out prompts; nothing without any."""
-    if run.val_data is None:
-        return {}
-    config = run.config
-    kwargs = config.actor_rollout_ref.rollout.val_kwargs
-    with run.clock("testing"):
-        groups = answer_groups(
-            run.engine,
-            run.rewards,
-            run.val_data.prompts,
-            validation_sampling(config),
-            n=kwargs.n,
-            batch_size=config.data.val_batch_size,
-        )
-    if config.trainer.log_val_generations:
-        run.samples.write(groups[: config.trainer.log_val_generations], run.step, "val")
-    return validation_metrics(summarize(groups))
-
-
 def finish_run(run: Run) -> None:
     """The model for use elsewhere, and the report."""
     if run.config.trainer.save_hf:
@@ -187,20 +197,6 @@ def training_sampling(config: Config) -> SamplingParams:
         top_p=rollout.top_p,
         top_k=rollout.top_k or -1,
         min_p=rollout.min_p,
-        stop=tuple(rollout.stop),
-        ignore_eos=rollout.ignore_eos,
-    )
-
-
-def validation_sampling(config: Config) -> SamplingParams:
-    """How validation responses are drawn."""
-    rollout = config.actor_rollout_ref.rollout
-    kwargs = rollout.val_kwargs
-    return SamplingParams(
-        max_tokens=config.data.max_response_length,
-        temperature=kwargs.temperature if kwargs.do_sample else 0.0,
-        top_p=kwargs.top_p,
-        top_k=kwargs.top_k or -1,
         stop=tuple(rollout.stop),
         ignore_eos=rollout.ignore_eos,
     )

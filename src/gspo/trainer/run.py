@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
-from gspo.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from gspo.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from gspo.config import Config, ConfigError, notices, require_keys, require_supported
 from gspo.config.schema import DataConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
@@ -25,6 +25,7 @@ from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
 from gspo.trainer.critic import Critic, load_critic
 from gspo.trainer.external import load_external
 from gspo.trainer.folder import open_tracker, run_folder, where_to_resume
+from gspo.trainer.gad import Stages
 
 __all__ = ["Run", "open_run"]
 
@@ -39,6 +40,7 @@ class Run:
     Attributes:
         step: the last finished step; 0 at the start.
         total_steps: the step after which the run is done.
+        stages: which steps train what.
         reference_step: the step whose weights the reference holds; 0 for the model that the run began with.
     """
 
@@ -59,6 +61,7 @@ class Run:
     samples: SampleWriter
     clock: PhaseClock
     total_steps: int
+    stages: Stages
     step: int = 0
     reference_step: int = 0
     told: set[str] = field(default_factory=set)
@@ -70,9 +73,13 @@ class Run:
             self.console.notice(text)
 
     def sync_reference(self, step: int) -> None:
-        """Makes the policy the reference where `actor_rollout_ref.ref.sync_steps` says that it is time to."""
+        """Makes the policy the reference where `actor_rollout_ref.ref.sync_steps` says that it is time to.
+
+        GAD's reference is the student after its warmup.
+        """
         every = self.config.actor_rollout_ref.ref.sync_steps
-        if self.reference is not None and every is not None and step % every == 0:
+        warm = 0 < self.stages.warmup == step
+        if self.reference is not None and (warm or (every is not None and step % every == 0)):
             self.reference.model.load_state_dict(self.actor.policy.model.state_dict())
             self.reference_step = step
 
@@ -91,6 +98,8 @@ class Run:
         if self.critic is not None:
             state["critic"] = self.critic.state()
             tensors |= self.critic.tensors()
+        if self.config.wants_discriminator:
+            state["stage"] = {"name": self.stages.at(self.step).name.lower(), "warmup_steps": self.stages.warmup}
         if self.reference is not None and self.reference_step > 0:
             tensors["reference"] = self.reference.model.state_dict()
         return save_checkpoint(
@@ -104,6 +113,12 @@ class Run:
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint; the engine samples with its weights from here on."""
         checkpoint = load_checkpoint(path)
+        warmup = checkpoint.state.get("stage", {"warmup_steps": 0})["warmup_steps"]
+        if warmup != self.stages.warmup:
+            raise CheckpointError(
+                f"{path} is of a run with {warmup} steps of GAD's warmup, and this run has {self.stages.warmup}: set "
+                f"trainer.gad_warmup_steps={warmup}, or trainer.resume_mode=disable to start again"
+            )
         self.sampler.load_state_dict(checkpoint.state["sampler"])
         self.actor.load(checkpoint, checkpoint.state["actor"])
         if self.critic is not None:
@@ -139,31 +154,43 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
     trainer, model, data = config.trainer, config.actor_rollout_ref.model, config.data
     device = choose_device(config)
     tokenizer = load_actor_tokenizer(model)
-    train_data = load_dataset(data.train_files, data, tokenizer, max_samples=data.train_max_samples)
+    distils = config.wants_discriminator
+    train_data = load_dataset(
+        data.train_files, data, tokenizer, require_teacher=distils, max_samples=data.train_max_samples
+    )
     val_data = (
         load_dataset(data.val_files, data, tokenizer, max_samples=data.val_max_samples) if data.val_files else None
     )
     assert data.seed is not None  # resolved
     sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed)
-    total_steps = trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch
+    stages = Stages.of(config, sampler.batches_per_epoch)
+    total_steps = stages.warmup + (trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch)
     longest = longest_sequence(data, train_data, val_data)
     torch.manual_seed(trainer.seed)
     policy = load_policy(model, tokenizer, device, longest)
     reference = load_policy(model, tokenizer, device, longest, train=False) if config.uses_reference else None
-    critic = load_critic(config, tokenizer, device, longest, total_steps) if config.uses_value_critic else None
-    actor_steps = total_steps - (trainer.critic_warmup if critic is not None else 0)
+    critic = load_critic(config, tokenizer, device, longest, total_steps) if config.critic.enable else None
+    actor_steps = total_steps - stages.warmup - stages.critic_only
     checkpoint, lines = where_to_resume(config, "train")
     if actor_steps <= 0:
         lines.append(
-            f"trainer.critic_warmup={trainer.critic_warmup} is no less than the {total_steps} steps of this run: the "
-            "policy is never updated"
+            f"trainer.critic_warmup={trainer.critic_warmup} is no less than the {total_steps - stages.warmup} steps "
+            f"of this run{' after its warmup' if stages.warmup else ''}: the policy is never updated"
         )
     folder = run_folder(config, checkpoint, lines.append)
     with ExitStack() as stack:
         rewards = stack.enter_context(
-            RewardManager(config.reward, config.custom_reward_function, max_response_length=data.max_response_length)
+            RewardManager(
+                config.reward,
+                config.custom_reward_function,
+                max_response_length=data.max_response_length,
+                source_optional=distils,
+            )
         )
-        console = ConsoleLogger(total_steps, _header(config, policy, train_data, folder))
+        header = _header(config, policy, train_data, folder)
+        if distils:
+            header["stages"] = stages.summary(total_steps)
+        console = ConsoleLogger(total_steps, header)
         engine = make_engine(
             policy, tokenizer, seed=trainer.seed, max_num_seqs=config.actor_rollout_ref.rollout.max_num_seqs
         )
@@ -194,6 +221,7 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
             samples=samples,
             clock=PhaseClock(synchronize, console.phase),
             total_steps=total_steps,
+            stages=stages,
         )
         if checkpoint is not None:
             run.restore(checkpoint)
@@ -229,15 +257,18 @@ def _header(config: Config, policy: Policy, data: PromptDataset, folder: Path) -
     model = policy.model
     millions = model.num_parameters() / 1e6
     clip: Any = actor.clip_ratio_low, actor.clip_ratio_high
+    critic_path = config.critic.model.path or config.actor_rollout_ref.model.path
     critic = (
-        f"value head on {config.critic.model.path or config.actor_rollout_ref.model.path}, "
+        f"discriminator (GAD) on {critic_path}, teacher in {config.data.teacher_key}, lr {config.critic.optim.lr:g}"
+        if config.wants_discriminator
+        else f"value head on {critic_path}, "
         f"clip {config.critic.cliprange_value:g}, {config.critic.loss_agg_mode}, lr {config.critic.optim.lr:g}"
     )
     return {
         "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {model.dtype})",
         "algorithm": f"{actor.policy_loss.loss_mode} with {config.algorithm.adv_estimator} advantages, "
         f"clip {json.dumps(clip)[1:-1]}, {actor.loss_agg_mode}, lr {actor.optim.lr:g}",
-        **({"critic": critic} if config.uses_value_critic else {}),
+        **({"critic": critic} if config.critic.enable else {}),
         "data": data.summary(),
         "batch": f"{config.data.train_batch_size} prompts x {rollout.n} responses, "
         f"mini-batches of {actor.ppo_mini_batch_size} prompts",

@@ -16,10 +16,11 @@ from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
 from gspo.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from gspo.config import Config, require_keys
 from gspo.data import PromptDataset, PromptSampler, load_dataset
-from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
+from gspo.groups import Group, GroupBatch, Prompt
 from gspo.models import Policy, micro_batches
 from gspo.observe import ConsoleLogger, PhaseClock, Tracker, build_report, throughput_metrics
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
+from gspo.trainer.answers import answer_response
 from gspo.trainer.folder import nothing_to_train, open_tracker, run_folder, where_to_resume
 from gspo.trainer.run import choose_device, longest_sequence
 
@@ -101,14 +102,6 @@ def sft(config: Config) -> Path:
             run.actor.export(run.tokenizer, run.folder / "huggingface")
         build_report(run.folder)
     return run.folder
-
-
-def answer_response(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Response:
-    """A given answer as the policy would have written it: its tokens and the end token, cut at `max_tokens`."""
-    token_ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    cut = len(token_ids) > max_tokens
-    token_ids = token_ids[:max_tokens]
-    return Response(token_ids, [0.0] * len(token_ids), text, "length" if cut else "stop", outcome=Outcome(0.0))
 
 
 def _batch(run: _SftRun, prompts: Sequence[Prompt]) -> GroupBatch:

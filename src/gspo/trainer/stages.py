@@ -112,6 +112,7 @@ def add_advantages(batch: GroupBatch, config: Config) -> None:
     """
     algorithm = config.algorithm
     estimator = get_adv_estimator_fn(algorithm.adv_estimator)
+    reward_terms, reward_weights = _reward_terms(batch)
     offered = {
         "token_level_rewards": batch["token_level_rewards"],
         "response_mask": batch["response_mask"],
@@ -119,10 +120,25 @@ def add_advantages(batch: GroupBatch, config: Config) -> None:
         "values": batch.tensors.get("values"),
         "gamma": algorithm.gamma,
         "lam": algorithm.lam,
+        "reward_terms": reward_terms,
+        "reward_weights": reward_weights,
         "norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo,
         "config": algorithm,
     }
     batch["advantages"], batch["returns"] = estimator(**_accepted(estimator, offered))
+
+
+def _reward_terms(batch: GroupBatch) -> tuple[Tensor, Tensor]:
+    """The rewards that each response's score adds up, and their weights: 0 where a response has no such reward.
+
+    A score that is one number is its own only term. (responses, rewards) both
+    """
+    outcomes = [response.outcome for group in batch.groups for response in group.responses]
+    rows = [outcome.terms or {"score": (1.0, outcome.value or 0.0)} for outcome in outcomes if outcome is not None]
+    names = sorted({name for row in rows for name in row})
+    both = torch.tensor([[row.get(name, (0.0, 0.0)) for name in names] for row in rows])
+    weights, values = both.to(batch["response_mask"]).unbind(-1)
+    return values, weights
 
 
 def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:

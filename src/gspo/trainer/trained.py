@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,13 +56,29 @@ class Trained:
         Raises:
             ValueError: the step left weights that are NaN or infinite; no checkpoint holds them yet.
         """
+        self._check_finite()
+        self._set_rates(self.schedule.last_epoch + 1)
+
+    @contextmanager
+    def constant_rate(self, lr: float) -> Iterator[None]:
+        """A training step at this learning rate, which the schedule does not count.
+
+        Raises:
+            ValueError: the step left weights that are NaN or infinite; no checkpoint holds them yet.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        yield
+        self._check_finite()
+        self._set_rates(self.schedule.last_epoch)
+
+    def _check_finite(self) -> None:
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
                 raise ValueError(
                     f"training has diverged: {name} of the {self.name} is NaN or infinite after this step. Lower "
                     f"{self._lr_key}; the same command then goes on from the newest checkpoint, if there is one"
                 )
-        self._set_rates(self.schedule.last_epoch + 1)
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """Weights and optimizer moments, for a checkpoint."""

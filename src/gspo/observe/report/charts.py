@@ -43,7 +43,10 @@ def chart_groups(run: Run) -> list[tuple[str, list[Chart]]]:
             _ratio(run),
             *(_single(run, f"actor/{name}") for name in ("ppo_kl", "kl_loss", "entropy", "grad_norm")),
         ],
-        "Critic": [_single(run, f"critic/{name}") for name in ("vf_explained_var", "vf_loss")],
+        "Critic": [
+            *(_single(run, f"critic/{name}") for name in ("d_acc", "margin")),
+            *(_single(run, f"critic/{name}") for name in ("vf_explained_var", "vf_loss")),
+        ],
         "Time": [_time(run), _throughput(run)],
     }
     return [(name, found) for name, charts in groups.items() if (found := [chart for chart in charts if chart])]

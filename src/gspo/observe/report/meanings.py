@@ -141,6 +141,21 @@ MEANINGS: dict[str, Meaning] = {
         f"{_ACTOR}.optim.clip_grad, or a lower {_ACTOR}.optim.lr",
         healthy="steady, without spikes",
     ),
+    "critic/d_acc": Meaning(
+        "Discriminator accuracy",
+        "Share of pairs in which the discriminator scores the teacher's response above the student's. At one half it "
+        "tells nothing apart; near one the student gets no hint of what is better.",
+        "near one half: trainer.critic_warmup, critic.optim.lr. Near one: critic.discriminator.temperature or margin, "
+        "a lower critic.optim.lr, a smaller critic.model.path, trainer.gad_warmup_epochs",
+        band=Band(low=0.55, high=0.95),
+    ),
+    "critic/margin": Meaning(
+        "Discriminator margin",
+        "Mean of the teacher's score less the student's. It grows while the discriminator wins and shrinks while the "
+        "student does; its level says nothing.",
+        "critic.discriminator.score_l2 where it grows without end",
+        healthy="levels off",
+    ),
     "critic/vf_explained_var": Meaning(
         "Explained variance",
         "How much of the returns' variance the critic's values explain, before its update. One is perfect; below zero "

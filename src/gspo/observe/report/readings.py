@@ -107,9 +107,12 @@ def _held_out(run: Run) -> Verdict:
     return Verdict("held-out", worst, " ".join(text for _, text in parts), ", ".join(values))
 
 
-def _reward(_: Run, curve: Curve) -> Verdict:
+def _reward(run: Run, curve: Curve) -> Verdict:
     start, end = curve.ends()
     course = f"from {quantity(start)} to {quantity(end)}"
+    if run.has("critic/d_acc"):
+        text = f"Went {course}. A discriminator's score moves with its updates: it is no measure of progress."
+        return Verdict("critic/score/mean", "unknown", text, quantity(end))
     if len(curve.values) < _FEW_STEPS:
         return Verdict("critic/score/mean", "unknown", f"Went {course}; too few steps to judge.", quantity(end))
     # The noise of the two means, from what differs between neighbouring steps.

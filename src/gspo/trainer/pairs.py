@@ -1,0 +1,69 @@
+"""What pairs of a student's and a teacher's response look like to a judge who cannot read them.
+
+A discriminator that is no better than these tells the two apart by a flaw of the data or of the sampling, and the
+student learns that flaw: to be as long as the teacher, or to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.groups import Group, Response
+
+__all__ = ["pair_accuracy", "pair_metrics", "teacher_metrics"]
+
+
+def pair_accuracy(student: Tensor, teacher: Tensor) -> float:
+    """How often one number tells the teacher of a pair: the better of "the larger" and "the smaller"; ties are 1/2.
+
+    The direction is chosen on the same pairs, so chance is a little above 1/2 on few of them.
+
+    Args:
+        student: the number of the student's response. (pairs,)
+        teacher: the number of the teacher's. (pairs,)
+    """
+    larger = (teacher > student).double() + 0.5 * (teacher == student)
+    share = float(larger.mean())
+    return max(share, 1 - share)
+
+
+def pair_metrics(groups: Sequence[Group], end_token: int | None, prefix: str = "critic") -> dict[str, Stat]:
+    """Accuracy of the length on its own, and of whether the response ends with the end token, over all pairs.
+
+    Args:
+        groups: those without a teacher count nowhere.
+        end_token: the token that the teacher's responses end with.
+        prefix: of the names `length_acc` and `eos_acc`.
+    """
+    pairs = [(response, group.teacher) for group in groups if group.teacher is not None for response in group.responses]
+    if not pairs:
+        return {}
+
+    def ends(response: Response) -> bool:
+        return bool(response.token_ids) and response.token_ids[-1] == end_token
+
+    lengths = torch.tensor([[len(student), len(teacher)] for student, teacher in pairs])
+    ended = torch.tensor([[int(ends(student)), int(ends(teacher))] for student, teacher in pairs])
+    return {
+        f"{prefix}/length_acc": Mean(pair_accuracy(*lengths.unbind(1))),
+        f"{prefix}/eos_acc": Mean(pair_accuracy(*ended.unbind(1))),
+    }
+
+
+def teacher_metrics(groups: Sequence[Group]) -> dict[str, Stat]:
+    """Tokens of the teacher's responses, one a group, and the fraction of them that was cut at the limit."""
+    teachers = [group.teacher for group in groups if group.teacher is not None]
+    if not teachers:
+        return {}
+    lengths = [float(len(teacher)) for teacher in teachers]
+    cut = sum(teacher.finish_reason == "length" for teacher in teachers)
+    return {
+        "teacher_length/mean": Mean(sum(lengths), float(len(lengths))),
+        "teacher_length/max": Max(max(lengths)),
+        "teacher_length/min": Min(min(lengths)),
+        "teacher_length/clip_ratio": Mean(float(cut), float(len(teachers))),
+    }
