@@ -103,7 +103,7 @@ def main() -> None:
 def table(runs: dict[str, list[list[dict[str, float]]]]) -> str:
     """Means over seeds, with the smallest and the largest of them in brackets."""
     lines = [
-        "| algorithm | optimizer steps | accuracy at start | at the end | clip fraction | entropy, end | largest norm |",
+        "| algorithm | optimizer steps | accuracy, start | at the end | clip fraction | entropy, end | largest grad |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, seeds in runs.items():
