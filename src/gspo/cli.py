@@ -92,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 def _config_command(
     commands: Any, name: str, line: str, run: Callable[[argparse.Namespace], int | None]
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=line)
+    presets = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "config" / "presets").glob("*.yaml")))
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=line, description=f"{line[0].upper()}{line[1:]}.", epilog=f"presets: {presets}"
+    )
     parser.add_argument("--config-path", metavar="DIR", help="folder of the YAML file")
     parser.add_argument("--config-name", metavar="NAME", help="file in it, or a preset: without .yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=_OVERRIDES)

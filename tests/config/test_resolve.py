@@ -52,6 +52,8 @@ def test_the_filled_numbers_are_the_ones_that_the_loss_takes_by_itself(loss_mode
         ("gspo_token", "seq-mean-token-mean"),
         ("vanilla", "token-mean"),
         ("cispo", "token-mean"),
+        ("geo_mean", "seq-mean-token-mean"),
+        ("sapo", "seq-mean-token-mean"),
     ],
 )
 def test_the_aggregation(loss_mode: str, mode: str) -> None:

@@ -12,6 +12,8 @@ from gspo.config.schema import ActorConfig, Config
 __all__ = ["CLIP_RANGES", "SEQUENCE_LOSSES", "UNCLIPPED", "resolve"]
 
 SEQUENCE_LOSSES = ("gspo", "gspo_token")
+# Losses whose papers weigh each response the same: the two above, GMPO and SAPO.
+_SEQUENCE_MEAN = (*SEQUENCE_LOSSES, "geo_mean", "sapo")
 UNCLIPPED = ("sapo",)
 
 # (low, high) where the user sets none, the same as the losses' own. GSPO: arXiv 2507.18071, section 5.1. GMPO's is in
@@ -57,7 +59,7 @@ def _model_name(path: str) -> str:
 
 
 def _resolve_actor(actor: ActorConfig, train_batch_size: int) -> ActorConfig:
-    aggregation = "seq-mean-token-mean" if actor.policy_loss.loss_mode in SEQUENCE_LOSSES else "token-mean"
+    aggregation = "seq-mean-token-mean" if actor.policy_loss.loss_mode in _SEQUENCE_MEAN else "token-mean"
     by_tokens = actor.ppo_micro_batch_size_per_gpu is None
     return replace(
         _resolve_clip(actor),

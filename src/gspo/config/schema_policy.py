@@ -104,7 +104,7 @@ class ActorConfig(Section):
     clip_ratio_c: float = option(3.0, "Dual clip of vanilla: bounds the loss where the advantage is negative.", above=1)
     loss_agg_mode: str | None = option(
         None,
-        "From token losses to one number; null: seq-mean-token-mean for gspo and gspo_token, else token-mean.",
+        "From token losses to one number; null: seq-mean-token-mean for gspo*, geo_mean and sapo, else token-mean.",
         choices=AGG_MODES,
     )
     loss_scale_factor: float | None = option(
