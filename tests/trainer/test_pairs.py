@@ -7,7 +7,7 @@ import torch
 
 from gspo.algorithms.stats import to_floats
 from gspo.groups import Group, Prompt, Response
-from gspo.trainer.pairs import pair_accuracy, pair_metrics, teacher_metrics
+from gspo.trainer.pairs import overlap_metrics, pair_accuracy, pair_metrics, teacher_metrics
 
 END = 9
 
@@ -58,3 +58,15 @@ def test_the_teachers_lengths() -> None:
         "teacher_length/clip_ratio": 0.5,
     }
     assert teacher_metrics(groups[2:]) == {}
+
+
+def test_what_the_texts_share() -> None:
+    def said(text: str) -> Response:
+        return Response([1], [0.0], text, "stop")
+
+    groups = [group(said("a b c"), said("a b c"), said("x c")), group(said("d"), said("d")), group(None, said("e"))]
+    found = to_floats(overlap_metrics(groups, "v"))
+    # Longest common subsequences of 3 of 3 and 3, 1 of 2 and 3, 1 of 1 and 1 tokens.
+    assert found["v/rouge_l"] == pytest.approx((1 + 2 / 5 + 1) / 3)
+    assert found["v/ngram_2_f1"] == pytest.approx((1 + 0) / 2)  # the pair of single words has none
+    assert set(found) == {"v/rouge_l", "v/ngram_1_f1", "v/ngram_2_f1", "v/ngram_3_f1"}

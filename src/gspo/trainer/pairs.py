@@ -6,6 +6,7 @@ student learns that flaw: to be as long as the teacher, or to end.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from gspo.algorithms.stats import Max, Mean, Min, Stat
 from gspo.groups import Group, Response
+from gspo.overlap import overlap
 
-__all__ = ["pair_accuracy", "pair_metrics", "teacher_metrics"]
+__all__ = ["overlap_metrics", "pair_accuracy", "pair_metrics", "teacher_metrics"]
 
 
 def pair_accuracy(student: Tensor, teacher: Tensor) -> float:
@@ -67,3 +69,18 @@ def teacher_metrics(groups: Sequence[Group]) -> dict[str, Stat]:
         "teacher_length/min": Min(min(lengths)),
         "teacher_length/clip_ratio": Mean(float(cut), float(len(teachers))),
     }
+
+
+def overlap_metrics(groups: Sequence[Group], prefix: str) -> dict[str, Stat]:
+    """ROUGE-L and n-gram F1 (n from 1 to 6) of each response with its group's teacher, means over pairs.
+
+    A pair too short for a figure has no part in it.
+    """
+    figures: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        if group.teacher is None:
+            continue
+        for response in group.responses:
+            for name, figure in overlap(response.text, group.teacher.text).items():
+                figures[f"{prefix}/{name}"].append(figure)
+    return {name: Mean(sum(values), float(len(values))) for name, values in figures.items()}
