@@ -230,3 +230,12 @@ def test_another_batch_size_is_refused(run: Callable[..., None]) -> None:
     run("trainer.total_training_steps=1")
     with pytest.raises(ValueError, match=r"the checkpoint was written with batch_size=4 and the run has batch_size=5"):
         run("data.train_batch_size=5")
+
+
+def test_other_data_of_the_same_length_is_refused(run: Callable[..., None], tiny_data: Path, tmp_path: Path) -> None:
+    run("trainer.total_training_steps=1")
+    other = tmp_path / "train.jsonl"
+    text = (tiny_data / "train.jsonl").read_text(encoding="utf-8")
+    other.write_text(text.replace("train 3: spell", "train 3: write"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"fingerprint=\w+ and the run has fingerprint=\w+: resume with the same data"):
+        run(f"data.train_files={other}")

@@ -7,6 +7,7 @@ ground_truth}, `extra_info`, and the teacher's text (`data.teacher_key`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,14 @@ class PromptDataset(Sequence[Prompt]):
 
     def __iter__(self) -> Iterator[Prompt]:
         return iter(self.prompts)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any token of any prompt and with their order: two data sets with the same one are the same."""
+        digest = hashlib.blake2b(digest_size=8)
+        for prompt in self.prompts:
+            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode())
+        return digest.hexdigest()
 
     def summary(self) -> str:
         """One line for the run's log."""

@@ -26,7 +26,18 @@ class PromptSampler:
         ValueError: there are fewer prompts than fill one batch.
     """
 
-    def __init__(self, num_prompts: int, batch_size: int, shuffle: bool = True, seed: int = 1) -> None:
+    def __init__(
+        self, num_prompts: int, batch_size: int, shuffle: bool = True, seed: int = 1, fingerprint: str = ""
+    ) -> None:
+        """Begins with the first batch of the first epoch.
+
+        Args:
+            num_prompts: how many there are.
+            batch_size: indices in a batch.
+            shuffle: a new order in each epoch; otherwise the data's own.
+            seed: of those orders.
+            fingerprint: of the data, so that a state is not taken up with other data of the same length.
+        """
         if batch_size < 1:
             raise ValueError(f"a batch of {batch_size} prompts cannot be made: set data.train_batch_size to 1 or more")
         if num_prompts < batch_size:
@@ -40,6 +51,7 @@ class PromptSampler:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.fingerprint = fingerprint
         self.epoch = 0
         self.batch = 0
         self._order: tuple[int, np.ndarray] | None = None
@@ -86,6 +98,7 @@ class PromptSampler:
             "batch_size": self.batch_size,
             "shuffle": self.shuffle,
             "seed": self.seed,
+            "fingerprint": self.fingerprint,
         }
 
     def _epoch_order(self) -> np.ndarray:

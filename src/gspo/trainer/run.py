@@ -162,7 +162,7 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
         load_dataset(data.val_files, data, tokenizer, max_samples=data.val_max_samples) if data.val_files else None
     )
     assert data.seed is not None  # resolved
-    sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed)
+    sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed, train_data.fingerprint)
     stages = Stages.of(config, sampler.batches_per_epoch)
     total_steps = stages.warmup + (trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch)
     longest = longest_sequence(data, train_data, val_data)

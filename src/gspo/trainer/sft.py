@@ -163,7 +163,7 @@ def _open(config: Config) -> Iterator[_SftRun]:
     if data.val_files:
         val_data = load_dataset(data.val_files, data, tokenizer, require_teacher=True, max_samples=data.val_max_samples)
     assert data.seed is not None  # resolved
-    sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed)
+    sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed, train_data.fingerprint)
     total_steps = trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch
     torch.manual_seed(trainer.seed)
     policy = load_policy(model, tokenizer, device, longest_sequence(data, train_data, val_data))
