@@ -10,7 +10,6 @@ for PPO. GSPO and GRPO weigh each response the same, as their papers do. A finis
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import matplotlib
@@ -64,7 +63,7 @@ def variants(supervised: Path) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "algorithms")
     args = parser.parse_args()
@@ -90,7 +89,6 @@ def main() -> None:
     if code:
         raise SystemExit(code)
     args.results.mkdir(parents=True, exist_ok=True)
-    shutil.copy(args.out / "compare.json", args.results / "compare.json")
     runs = {
         name: [read_jsonl(args.out / "runs" / f"{name}-seed-{seed}" / "metrics.jsonl") for seed in args.seeds]
         for name in variants(supervised)

@@ -11,7 +11,7 @@ import pytest
 import gspo.compare
 from gspo.cli import main
 from gspo.compare import make_jobs, parse_variant
-from gspo.config import Config, ConfigError
+from gspo.config import Config, ConfigError, render
 
 Overrides = Callable[..., list[str]]
 LOSS = "actor_rollout_ref.actor.policy_loss"
@@ -120,7 +120,7 @@ def test_a_folder_of_other_settings_is_not_taken_for_finished(
     def pretend(config: Config) -> None:
         folder = Path(config.trainer.default_local_dir or "")
         folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(gspo.compare.render(config), encoding="utf-8")
+        (folder / "config.yaml").write_text(render(config), encoding="utf-8")
         (folder / "metrics.jsonl").write_text('{"step": 1, "critic/score/mean": 1.0}\n', encoding="utf-8")
 
     monkeypatch.setattr(gspo.compare, "train", pretend)

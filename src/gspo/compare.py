@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gspo.config import Config, ConfigError, load_config, render, require_keys, require_supported
+from gspo.config import Config, ConfigError, load_config, require_keys, require_supported
 from gspo.observe.report import FIGURES, Variant, build_comparison, cell, load_run
 from gspo.trainer import train
 
@@ -50,7 +50,7 @@ class Job:
             ConfigError: what stands in its folder was run with other settings.
         """
         written = self.folder / "config.yaml"
-        if written.exists() and written.read_text(encoding="utf-8") != render(self.config):
+        if written.exists() and load_config(str(self.folder), "config") != self.config:
             raise ConfigError(
                 f"{self.folder} holds a run with other settings (its config.yaml differs): name another folder with "
                 "--out, or remove this one to run it anew"

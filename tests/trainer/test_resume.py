@@ -15,6 +15,7 @@ from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.config import load_config
 from gspo.models.scratch import make_model_folder
 from gspo.trainer import train
+from gspo.trainer.folder import hold
 
 _STEPS = 5  # of two batches an epoch
 _SETTINGS = (
@@ -239,3 +240,28 @@ def test_other_data_of_the_same_length_is_refused(run: Callable[..., None], tiny
     other.write_text(text.replace("train 3: spell", "train 3: write"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"fingerprint=\w+ and the run has fingerprint=\w+: resume with the same data"):
         run(f"data.train_files={other}")
+
+
+def test_other_settings_are_said_and_the_earlier_ones_kept(
+    run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("trainer.total_training_steps=1", "trainer.logger=[console]")
+    run("trainer.total_training_steps=2", "trainer.logger=[console]", "actor_rollout_ref.actor.policy_loss=vanilla")
+    said = capsys.readouterr().out
+    assert "resumed with other settings (the earlier ones are in config-until-step-1.yaml)" in said
+    assert "actor_rollout_ref.actor.policy_loss.loss_mode: gspo -> vanilla" in said
+    assert "loss_mode: gspo" in (tmp_path / "run" / "config-until-step-1.yaml").read_text(encoding="utf-8")
+    assert "loss_mode: vanilla" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_a_run_with_nothing_to_train_leaves_the_config_as_it_was(run: Callable[..., None], tmp_path: Path) -> None:
+    run("trainer.total_training_steps=1")
+    before = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+    run("trainer.total_training_steps=1", "actor_rollout_ref.actor.policy_loss=vanilla")
+    assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == before
+
+
+def test_two_processes_cannot_train_in_one_folder(run: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with hold(tmp_path / "run"), pytest.raises(ValueError, match=r"another process trains in .*run: wait for it"):
+        run("trainer.total_training_steps=1")

@@ -32,7 +32,7 @@ class KlCtrlConfig(Section):
     type: str = option("fixed", "How the weight of the divergence in the reward moves.", choices=("fixed", "adaptive"))
     kl_coef: float = option(0.001, "That weight, at the start.", at_least=0)
     horizon: int = option(10000, "Responses over which the adaptive weight moves.", at_least=1)
-    target_kl: float = option(0.1, "Divergence per response that the adaptive weight aims at.", above=0)
+    target_kl: float = option(0.1, "Divergence, in nats a token, that the adaptive weight aims at.", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
 def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """A .json file holds one list of objects; a .jsonl file one object a line, blank lines left out of the count."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}): write it again as UTF-8") from error
     if path.suffix == ".json":
@@ -137,7 +137,8 @@ def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
         if not isinstance(rows, list):
             raise DataError(f"{path} holds a {type(rows).__name__}, not a list of rows: write [{{...}}, {{...}}]")
     else:
-        rows = [_parse_line(path, number, line) for number, line in enumerate(filter(str.strip, text.splitlines()))]
+        # Not splitlines(): a JSON text may hold other line separators, such as U+2028.
+        rows = [_parse_line(path, number, line) for number, line in enumerate(filter(str.strip, text.split("\n")))]
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise DataError.at(str(path), number, f"is a {type(row).__name__}, not an object: write {{...}}")

@@ -22,6 +22,7 @@ __all__ = ["ConsoleLogger"]
 # metric, its name in the panel, its name in a plain line ("" leaves it out)
 _CURVES = (
     ("critic/score/mean", "reward", "reward"),
+    ("train/loss", "training loss", "loss"),
     ("response_length/mean", "response length", "len"),
     ("response_length/clip_ratio", "cut at the limit", ""),
     ("actor/entropy", "entropy", "ent"),
@@ -30,7 +31,7 @@ _CURVES = (
     ("actor/ppo_kl", "KL to old policy", "kl"),
     ("actor/grad_norm", "gradient norm", "grad"),
 )
-_HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/mean@\d+")
+_HELD_OUT = re.compile(r"val-core/(?P<source>.+)/(acc|reward)/mean@\d+|(?P<loss>val/loss)")
 _RECENT_STEPS = 20  # the time left is judged by these, so that a slow first step does not count for long
 _TIME_COLORS = ("cyan", "magenta", "yellow")  # one for each named phase; the rest is "other"
 _BAR_WIDTH = 20
@@ -132,7 +133,7 @@ class ConsoleLogger:
             parts.append(f"left {self._time_left():>7}")
         for key, value in metrics.items():
             if match := _HELD_OUT.fullmatch(key):
-                parts.append(f"held-out {match['source']} {quantity(value)}")
+                parts.append(f"held-out {match['source'] or 'loss'} {quantity(value)}")
         return "  ".join(parts)
 
     # The live view.
@@ -187,7 +188,8 @@ class ConsoleLogger:
         table.add_column(justify="right", style="bold", min_width=_VALUE_WIDTH)
         table.add_column(style="green")
         width = max(self._console.width - 48, 8)
-        held_out = [(key, f"held-out {match['source']}") for key in self._curves if (match := _HELD_OUT.fullmatch(key))]
+        matches = [(key, match) for key in self._curves if (match := _HELD_OUT.fullmatch(key))]
+        held_out = [(key, f"held-out {match['source'] or 'loss'}") for key, match in matches]
         first, *others = [(key, name) for key, name, _ in _CURVES]
         for key, name in [first, *held_out, *others]:
             if values := self._curves.get(key):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gspo.checkpoint import CheckpointError, find_latest, load_checkpoint
-from gspo.config import Config, ConfigError, render
+from gspo.config import Config, ConfigError, load_config, render
 from gspo.config.schema import to_dict
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
-__all__ = ["nothing_to_train", "open_tracker", "run_folder", "where_to_resume"]
+__all__ = ["hold", "nothing_to_train", "open_tracker", "run_folder", "where_to_resume", "write_config"]
 
 
 def run_folder(config: Config, checkpoint: Path | None, say: Callable[[str], None]) -> Path:
-    """The run's folder with the resolved config in it.
+    """The run's folder, made where it is not there.
 
     What an earlier run left there, other than the one that goes on from `checkpoint`, is moved aside and never lost.
     """
@@ -30,11 +33,61 @@ def run_folder(config: Config, checkpoint: Path | None, say: Callable[[str], Non
         number = 1
         while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
             number += 1
-        folder.rename(aside)
+        with hold(folder):
+            folder.rename(aside)
         say(f"an earlier run stood in {folder}; it is kept in {aside}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(render(config), encoding="utf-8")
     return folder
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in this folder.
+
+    Raises:
+        ConfigError: another one does.
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"another process trains in {folder}: wait for it, or name another trainer.default_local_dir",
+                "trainer.default_local_dir",
+            ) from error
+        yield
+
+
+def write_config(folder: Path, config: Config, step: int) -> list[str]:
+    """Writes `config.yaml`, once it is sure that steps are trained with it.
+
+    Settings that an earlier part of the run was trained with and that differ are kept in `config-until-step-N.yaml`.
+
+    Returns:
+        what differs, to be said.
+    """
+    file = folder / "config.yaml"
+    lines = []
+    if file.exists():
+        before, after = (_flat(to_dict(each)) for each in (load_config(str(folder), "config"), config))
+        changed = [
+            f"{key}: {before.get(key)} -> {after.get(key)}"
+            for key in sorted({*before, *after})
+            if before.get(key) != after.get(key)
+        ]
+        if changed:
+            kept = folder / f"config-until-step-{step}.yaml"
+            file.rename(kept)
+            lines.append(f"resumed with other settings (the earlier ones are in {kept.name}): {'; '.join(changed)}")
+    file.write_text(render(config), encoding="utf-8")
+    return lines
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings by dotted keys."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.removesuffix("."): tree}
+    return {name: value for key, child in tree.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
 
 
 def open_tracker(config: Config, folder: Path, resume_step: int | None, console: ConsoleLogger) -> Tracker:

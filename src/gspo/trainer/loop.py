@@ -103,6 +103,11 @@ def score(run: Run, groups: Sequence[Group]) -> dict[str, Stat]:
             stats |= add_discriminator_rewards(groups, run.critic, run.config)
         else:
             stats = run.rewards.score(groups)
+    if float(stats.get("reward/abstained", 0.0)) > 0:
+        run.tell_once(
+            "a reward abstained (counted in reward/abstained; those responses are left out, samples.jsonl says why)",
+            "abstained",
+        )
     error = run.rewards.first_error
     if error is not None:
         run.tell_once(f"a reward failed (counted in reward/errors; those responses are left out): {error}", error)
@@ -112,7 +117,7 @@ def score(run: Run, groups: Sequence[Group]) -> dict[str, Stat]:
 def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     """From scored groups to new weights: the critic's or discriminator's, then the policy's."""
     config, stage = run.config, run.stages.at(step)
-    batch = GroupBatch.from_groups(judged(groups), run.actor.policy.device)
+    batch = GroupBatch.from_groups(judged(groups, config.algorithm.adv_estimator), run.actor.policy.device)
     stats: dict[str, Stat] = {}
     if config.uses_value_critic or stage is Stage.ADVERSARIAL:
         stats |= prepare(run, batch)

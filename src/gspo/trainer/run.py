@@ -24,7 +24,7 @@ from gspo.rollout import LocalEngine, RolloutEngine
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
 from gspo.trainer.critic import Critic, load_critic
 from gspo.trainer.external import load_external
-from gspo.trainer.folder import open_tracker, run_folder, where_to_resume
+from gspo.trainer.folder import hold, open_tracker, run_folder, where_to_resume, write_config
 from gspo.trainer.gad import Stages
 
 __all__ = ["Run", "open_run"]
@@ -179,6 +179,7 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
         )
     folder = run_folder(config, checkpoint, lines.append)
     with ExitStack() as stack:
+        stack.enter_context(hold(folder))
         rewards = stack.enter_context(
             RewardManager(
                 config.reward,
@@ -226,6 +227,9 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
         if checkpoint is not None:
             run.restore(checkpoint)
             console.notice(f"resumed from {checkpoint} after step {run.step} of {total_steps}")
+        if run.step < total_steps:
+            for line in write_config(folder, config, run.step):
+                console.notice(line)
         yield run
 
 

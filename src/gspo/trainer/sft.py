@@ -21,7 +21,14 @@ from gspo.models import Policy, micro_batches
 from gspo.observe import ConsoleLogger, PhaseClock, Tracker, build_report, throughput_metrics
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
 from gspo.trainer.answers import answer_response
-from gspo.trainer.folder import nothing_to_train, open_tracker, run_folder, where_to_resume
+from gspo.trainer.folder import (
+    hold,
+    nothing_to_train,
+    open_tracker,
+    run_folder,
+    where_to_resume,
+    write_config,
+)
 from gspo.trainer.run import choose_device, longest_sequence
 
 __all__ = ["answer_response", "sft"]
@@ -78,7 +85,7 @@ def sft(config: Config) -> Path:
         ValueError: something the run was given cannot be used; says what and how to mend it.
     """
     with _open(config) as run:
-        trainer = config.trainer
+        trainer, told = config.trainer, False
         if run.val_data is not None and trainer.val_before_train and run.step == 0:
             run.tracker.log(_validate(run), 0)
         if run.step >= run.total_steps:
@@ -90,6 +97,12 @@ def sft(config: Config) -> Path:
             run.step = step
             last = step == run.total_steps
             metrics = to_floats(stats)
+            if metrics["train/answers_cut"] and not told:
+                told = True
+                run.console.notice(
+                    f"answers longer than data.max_response_length={config.data.max_response_length} tokens are cut "
+                    "and do not teach where to end (train/answers_cut counts them): raise it"
+                )
             if run.val_data is not None and (last or (trainer.test_freq > 0 and step % trainer.test_freq == 0)):
                 metrics |= _validate(run)
             timing = run.clock.pop()
@@ -176,6 +189,7 @@ def _open(config: Config) -> Iterator[_SftRun]:
         "run folder": str(folder),
     }
     with ExitStack() as stack:
+        stack.enter_context(hold(folder))
         console = ConsoleLogger(total_steps, header)
         resume_step = load_checkpoint(checkpoint).step if checkpoint is not None else None
         tracker = stack.enter_context(open_tracker(config, folder, resume_step, console))
@@ -198,4 +212,7 @@ def _open(config: Config) -> Iterator[_SftRun]:
         if checkpoint is not None:
             run.restore(checkpoint)
             console.notice(f"resumed from {checkpoint} after step {run.step} of {total_steps}")
+        if run.step < total_steps:
+            for line in write_config(folder, config, run.step):
+                console.notice(line)
         yield run

@@ -41,8 +41,15 @@ __all__ = [
 ]
 
 
-def judged(groups: list[Group]) -> list[Group]:
+# Advantages that do not compare the responses of a group.
+_WITHOUT_GROUPS = ("gae", "reinforce_plus_plus")
+
+
+def judged(groups: list[Group], adv_estimator: str = "grpo") -> list[Group]:
     """The groups with the responses that have a reward; what a scorer abstained from or failed on takes no part.
+
+    A response that is left alone in its group has nothing to be compared with: it takes no part either, unless the
+    advantage does not compare. (With `rollout.n=1` every response is alone, and its reward is its advantage.)
 
     Raises:
         ValueError: none has a reward.
@@ -55,7 +62,17 @@ def judged(groups: list[Group]) -> list[Group]:
             f"none of the {sum(len(group.responses) for group in groups)} responses of this step has a reward; the "
             f"first, {groups[0].prompt.uid}, response 0: {reason}. Mend the rows or the reward function"
         )
-    return [group for group in kept if group.responses]
+    if adv_estimator in _WITHOUT_GROUPS:
+        return [group for group in kept if group.responses]
+    compared = [
+        group for group, whole in zip(kept, groups, strict=True) if len(group.responses) > (len(whole.responses) > 1)
+    ]
+    if not compared:
+        raise ValueError(
+            "in every group of this step a reward was given to one response at most, so none can be compared with "
+            "another: mend the rows or the reward function, or raise actor_rollout_ref.rollout.n"
+        )
+    return compared
 
 
 @torch.no_grad()

@@ -1,0 +1,39 @@
+"""Which responses take part in an update, where a scorer abstained from some or failed on them."""
+
+from __future__ import annotations
+
+import pytest
+
+from gspo.groups import Group, Outcome, Prompt, Response
+from gspo.trainer.stages import judged
+
+_LEFT_OUT = (Outcome(abstained="no answer"), Outcome(error="timed out"))
+
+
+def group(*rewards: float | None) -> Group:
+    """A response for each reward; None alternates between an abstention and an error."""
+    outcomes = [_LEFT_OUT[i % 2] if reward is None else Outcome(reward) for i, reward in enumerate(rewards)]
+    return Group(Prompt("f:0", (1,), "", ""), [Response([1], [0.0], "", "stop", outcome=o) for o in outcomes])
+
+
+def rewards(groups: list[Group]) -> list[list[float | None]]:
+    return [[response.reward for response in each.responses] for each in groups]
+
+
+def test_a_response_left_alone_has_nothing_to_be_compared_with() -> None:
+    groups = [group(1.0, None, 2.0), group(6.0, None), group(None, None)]
+    assert rewards(judged(groups)) == [[1.0, 2.0]]
+
+
+def test_an_advantage_without_groups_keeps_it() -> None:
+    groups = [group(1.0, None, 2.0), group(6.0, None), group(None, None)]
+    assert rewards(judged(groups, "gae")) == [[1.0, 2.0], [6.0]]
+
+
+def test_one_response_for_each_prompt_is_kept_as_it_was_asked_for() -> None:
+    assert rewards(judged([group(3.0), group(None), group(4.0)])) == [[3.0], [4.0]]
+
+
+def test_a_step_in_which_nothing_can_be_compared_says_so() -> None:
+    with pytest.raises(ValueError, match="one response at most, so none can be compared"):
+        judged([group(3.0, None), group(None, 4.0)])
