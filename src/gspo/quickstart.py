@@ -111,8 +111,12 @@ def summarize(folder: Path, console: Console, seconds: float) -> None:
     console.print(table)
     (_, first), (_, last) = curve[0], curve[-1]
     console.print(f"\n[bold]{first:.1%} -> {last:.1%}[/] in {seconds / 60:.1f} minutes, everything included\n")
-    console.print(f"report   {folder / 'report.html'}   (open it in a browser: every curve, with what is healthy)", soft_wrap=True)
-    console.print(f"model    {folder / 'huggingface'}   (AutoModelForCausalLM.from_pretrained loads it)", soft_wrap=True)
+    console.print(
+        f"report   {folder / 'report.html'}   (open it in a browser: every curve, with what is healthy)", soft_wrap=True
+    )
+    console.print(
+        f"model    {folder / 'huggingface'}   (AutoModelForCausalLM.from_pretrained loads it)", soft_wrap=True
+    )
     console.print(f"samples  {folder / 'samples.jsonl'}\n")
     console.print("next: another seed       gspo quickstart --seed 2")
     console.print("      every setting      gspo config --config-name quickstart")

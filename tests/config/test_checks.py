@@ -51,8 +51,8 @@ def test_a_sound_configuration_says_nothing() -> None:
         (
             ["data.train_batch_size=64"],
             f"one optimizer step per rollout ({ACTOR}.ppo_mini_batch_size = data.train_batch_size = 64, ppo_epochs=1): "
-            f"every ratio is 1 and no clip is active. Set {ACTOR}.ppo_mini_batch_size=16 for the four steps of the "
-            "paper",
+            f"every ratio is 1 and no clip is active. Set {ACTOR}.ppo_mini_batch_size=16 for four, as in "
+            "GSPO's paper",
         ),
         (
             [f"{ACTOR}.use_dynamic_bsz=true", f"{ACTOR}.ppo_micro_batch_size_per_gpu=8"],
@@ -60,8 +60,8 @@ def test_a_sound_configuration_says_nothing() -> None:
         ),
         (
             [f"{ROLLOUT}.n=1"],
-            f"{ROLLOUT}.n=1 leaves grpo without a baseline: a response is compared with the others of its prompt. Set "
-            f"{ROLLOUT}.n=8",
+            f"{ROLLOUT}.n=1 leaves grpo without a baseline: a response is compared with the others of its prompt, and "
+            f"alone its reward is its advantage. Set {ROLLOUT}.n=8",
         ),
         ([f"{ROLLOUT}.n=2"], f"{ROLLOUT}.n=2 makes a noisy baseline: set {ROLLOUT}.n=8 or 16"),
         (

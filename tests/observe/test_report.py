@@ -245,3 +245,24 @@ def test_a_discriminators_score_is_not_judged_and_its_accuracy_is(tmp_path: Path
         assert found == {"critic/score/mean": "unknown", "critic/d_acc": status}
     (reading,) = [verdict for verdict in read_run(load_run(tmp_path)) if verdict.key == "critic/score/mean"]
     assert reading.text.endswith("A discriminator's score moves with its updates: it is no measure of progress.")
+
+
+def test_a_supervised_run_is_called_one(tmp_path: Path) -> None:
+    lines = [{"step": step, "train/loss": 4.0 / step, "val/loss": 5.0 / step, "actor/lr": 1e-3} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "config.yaml").write_text("algorithm: {adv_estimator: grpo}\nactor_rollout_ref: {rollout: {n: 1}}\n")
+    page = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "supervised fine-tuning" in page
+    assert "Held-out loss" in page
+    assert "from 5.000 nats a token" in page
+    assert "<b>grpo</b>" not in page
+
+
+def test_groups_without_a_signal_are_judged_where_groups_are_compared(tmp_path: Path) -> None:
+    line = {"step": 1, "critic/score/mean": 1.0, "group/zero_spread": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    for estimator, n, judged in (("grpo", 8, True), ("gae", 8, False), ("grpo", 1, False)):
+        text = f"algorithm: {{adv_estimator: {estimator}}}\nactor_rollout_ref: {{rollout: {{n: {n}}}}}\n"
+        (tmp_path / "config.yaml").write_text(text)
+        page = build_report(tmp_path).read_text(encoding="utf-8")
+        assert ("Problems: groups without a signal" in page) == judged

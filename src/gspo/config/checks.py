@@ -131,7 +131,7 @@ def _about_the_loss(config: Config) -> Iterator[str]:
         yield (
             f"one optimizer step per rollout ({key}.ppo_mini_batch_size = data.train_batch_size = "
             f"{actor.ppo_mini_batch_size}, ppo_epochs=1): every ratio is 1 and no clip is active. Set "
-            f"{key}.ppo_mini_batch_size={max(1, config.data.train_batch_size // 4)} for the four steps of the paper"
+            f"{key}.ppo_mini_batch_size={max(1, config.data.train_batch_size // 4)} for four, as in GSPO's paper"
         )
     if actor.use_dynamic_bsz and actor.ppo_micro_batch_size_per_gpu is not None:
         yield (
@@ -147,7 +147,7 @@ def _about_groups(config: Config) -> Iterator[str]:
         if n == 1:
             yield (
                 f"{key}=1 leaves {algorithm.adv_estimator} without a baseline: a response is compared with the others "
-                f"of its prompt. Set {key}=8"
+                f"of its prompt, and alone its reward is its advantage. Set {key}=8"
             )
         elif n < _SMALL_GROUP:
             yield f"{key}={n} makes a noisy baseline: set {key}=8 or 16"

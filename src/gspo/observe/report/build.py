@@ -82,6 +82,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "learning rate": run.setting("actor_rollout_ref.actor.optim.lr"),
         "folder": str(run.folder),
     }
+    if run.is_supervised:
+        facts = {key: facts[key] for key in ("model", "prompts per step", "learning rate", "folder")}
+        facts["trained by"] = "supervised fine-tuning"
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 
@@ -95,7 +98,12 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
     if run.has("critic/score/mean"):
         start, end = run.curves["critic/score/mean"].ends()
         tiles.append(("Reward", quantity(end), f"from {quantity(start)}; means of the first and last tenth"))
-    tiles.append(("Steps", str(_last_step(run)), f"{run.policy_loss} updates"))
+    if run.is_supervised:
+        for key, name in (("train/loss", "Training loss"), ("val/loss", "Held-out loss")):
+            if run.has(key):
+                curve = run.curves[key]
+                tiles.append((name, quantity(curve.finite[-1]), f"from {quantity(curve.finite[0])} nats a token"))
+    tiles.append(("Steps", str(_last_step(run)), "supervised" if run.is_supervised else f"{run.policy_loss} updates"))
     if run.has("timing_s/step"):
         seconds = run.curves["timing_s/step"].finite
         tiles.append(("Training time", duration(sum(seconds)), f"{duration(sum(seconds) / len(seconds))} a step"))

@@ -35,7 +35,12 @@ class Chart:
 def chart_groups(run: Run) -> list[tuple[str, list[Chart]]]:
     """The charts that the run has metrics for, in named groups."""
     groups = {
-        "Learning": [_accuracy(run), _banded(run, "critic/score"), _single(run, "group/zero_spread")],
+        "Learning": [
+            _accuracy(run),
+            _banded(run, "critic/score"),
+            *(_single(run, f"{split}/loss") for split in ("train", "val")),
+            _single(run, "group/zero_spread"),
+        ],
         "Length": [_banded(run, "response_length"), _single(run, "response_length/clip_ratio")],
         "Policy": [
             _single(run, "actor/pg_clipfrac"),

@@ -86,6 +86,18 @@ MEANINGS: dict[str, Meaning] = {
         f"{_ACTOR}.optim.lr and {_ROLLOUT}.n; or prompts that are neither solved nor hopeless",
         healthy="rises, then levels off",
     ),
+    "train/loss": Meaning(
+        "Training loss",
+        "Cross-entropy on the answers, in nats a token.",
+        f"{_ACTOR}.optim.lr, or more steps",
+        healthy="falls",
+    ),
+    "val/loss": Meaning(
+        "Held-out loss",
+        "Cross-entropy on held-out answers, in nats a token.",
+        "fewer steps, or more data, where it rises while the training loss falls",
+        healthy="falls",
+    ),
     "group/zero_spread": Meaning(
         "Groups without a signal",
         "Share of prompts whose responses all got the same reward. Their advantages are zero, so they teach nothing.",

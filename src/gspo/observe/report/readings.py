@@ -50,7 +50,7 @@ def read_run(run: Run) -> list[Verdict]:
     if run.held_out:
         verdicts.append(_held_out(run))
     for key, meaning in MEANINGS.items():
-        if key not in run.curves:
+        if key not in run.curves or (key == "group/zero_spread" and not run.compares_groups):
             continue
         curve = run.curves[key]
         if len(curve.finite) < len(curve.values):

@@ -74,6 +74,17 @@ class Run:
             node = node[key]
         return node
 
+    @property
+    def is_supervised(self) -> bool:
+        """Whether the run learned from given answers only."""
+        return self.has("train/loss") and not self.has("critic/score/mean")
+
+    @property
+    def compares_groups(self) -> bool:
+        """Whether the advantage compares the responses of a prompt, so that equal rewards teach nothing."""
+        alone = self.setting("actor_rollout_ref.rollout.n") == 1
+        return not alone and self.setting("algorithm.adv_estimator") not in ("gae", "reinforce_plus_plus")
+
     def updates_per_rollout(self) -> int | None:
         """Optimizer steps on each batch of rollouts; None where the config does not tell."""
         prompts = self.setting("data.train_batch_size")
