@@ -27,6 +27,8 @@ from gspo.trainer.stages import (
     update_actor,
 )
 from gspo.trainer.validation import validate
+from gspo.trainer.value_head import update_value_head
+from gspo.trainer.values import explained
 
 __all__ = ["train", "train_run"]
 
@@ -121,6 +123,8 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     stats: dict[str, Stat] = {}
     if config.uses_value_critic or stage is Stage.ADVERSARIAL:
         stats |= prepare(run, batch)
+    if config.shares_backbone:
+        stats |= explained(batch)
     if run.critic is not None:
         update_own = update_discriminator if config.wants_discriminator else update_critic
         with run.clock("update_critic"):
@@ -131,6 +135,9 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     elif stage is Stage.ADVERSARIAL:
         with run.clock("update_actor"):
             stats |= update_actor(batch, run.actor, config, step)
+    elif config.shares_backbone:
+        with run.clock("update_critic"):
+            stats |= update_value_head(batch, run.actor, config, step)
     if config.wants_discriminator:
         stats |= pair_metrics(groups, run.tokenizer.eos_token_id) | teacher_metrics(groups)
         stats["training/gad_stage"] = Mean(float(stage))
@@ -141,7 +148,8 @@ def prepare(run: Run, batch: GroupBatch) -> dict[str, Stat]:
     """What the updates of a step need, all of it from before them: log-probabilities, values, advantages."""
     config, policy, algorithm = run.config, run.actor.policy, run.config.algorithm
     stats: dict[str, Stat] = {}
-    if algorithm.use_kl_in_reward or algorithm.rollout_correction.active or several_updates(config, batch):
+    needed = algorithm.use_kl_in_reward or algorithm.rollout_correction.active or config.shares_backbone
+    if needed or several_updates(config, batch):
         with run.clock("old_log_prob"):
             stats |= add_log_probs(batch, policy, config)
     if run.reference is not None:

@@ -167,9 +167,11 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
     total_steps = stages.warmup + (trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch)
     longest = longest_sequence(data, train_data, val_data)
     torch.manual_seed(trainer.seed)
-    policy = load_policy(model, tokenizer, device, longest)
+    policy = load_policy(model, tokenizer, device, longest, with_values=config.shares_backbone)
     reference = load_policy(model, tokenizer, device, longest, train=False) if config.uses_reference else None
-    critic = load_critic(config, tokenizer, device, longest, total_steps) if config.critic.enable else None
+    critic = None
+    if config.critic.enable and not config.shares_backbone:
+        critic = load_critic(config, tokenizer, device, longest, total_steps)
     actor_steps = total_steps - stages.warmup - stages.critic_only
     checkpoint, lines = where_to_resume(config, "train")
     if actor_steps <= 0:
@@ -261,13 +263,15 @@ def _header(config: Config, policy: Policy, data: PromptDataset, folder: Path) -
     model = policy.model
     millions = model.num_parameters() / 1e6
     clip: Any = actor.clip_ratio_low, actor.clip_ratio_high
-    critic_path = config.critic.model.path or config.actor_rollout_ref.model.path
-    critic = (
-        f"discriminator (GAD) on {critic_path}, teacher in {config.data.teacher_key}, lr {config.critic.optim.lr:g}"
-        if config.wants_discriminator
-        else f"value head on {critic_path}, "
-        f"clip {config.critic.cliprange_value:g}, {config.critic.loss_agg_mode}, lr {config.critic.optim.lr:g}"
-    )
+    path, own_lr = config.critic.model.path or config.actor_rollout_ref.model.path, f"lr {config.critic.optim.lr:g}"
+    if config.wants_discriminator:
+        critic = f"discriminator (GAD) on {path}, teacher in {config.data.teacher_key}, {own_lr}"
+    else:
+        shared = config.shares_backbone
+        critic = (
+            f"value head on {'the actor itself' if shared else path}, clip {config.critic.cliprange_value:g}, "
+            f"{config.critic.loss_agg_mode}, {f'weight {config.critic.value_loss_coef:g}' if shared else own_lr}"
+        )
     return {
         "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {model.dtype})",
         "algorithm": f"{actor.policy_loss.loss_mode} with {config.algorithm.adv_estimator} advantages, "

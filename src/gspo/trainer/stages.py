@@ -26,6 +26,7 @@ from gspo.config.schema import ActorConfig, CriticConfig
 from gspo.groups import Group, GroupBatch
 from gspo.models import Policy, micro_batches
 from gspo.trainer.actor import Actor
+from gspo.trainer.values import value_terms
 
 __all__ = [
     "add_advantages",
@@ -77,14 +78,21 @@ def judged(groups: list[Group], adv_estimator: str = "grpo") -> list[Group]:
 
 @torch.no_grad()
 def add_log_probs(batch: GroupBatch, policy: Policy, config: Config) -> dict[str, Stat]:
-    """`old_log_probs`: each token's log-probability under the policy before it is updated."""
+    """`old_log_probs`: each token's log-probability under the policy before it is updated.
+
+    With a value head on the policy's backbone also `values`, from the same pass.
+    """
     rollout = config.actor_rollout_ref.rollout
-    log_probs, entropies = [], []
+    log_probs, entropies, values = [], [], []
     for part in micro_batches(batch, rollout.log_prob_max_token_len_per_gpu):
-        log_prob, entropy = policy.log_probs(part, rollout.temperature, with_entropy=True)
+        log_prob, entropy, value = policy.log_probs_and_values(part, rollout.temperature, with_entropy=True)
         log_probs.append(log_prob)
         entropies.append(entropy)
+        if value is not None:
+            values.append(value)
     batch["old_log_probs"] = torch.cat(log_probs).float()
+    if values:
+        batch["values"] = torch.cat(values)
     mask = batch["response_mask"]
     drift = (batch["old_log_probs"].exp() - batch["rollout_log_probs"].exp()).abs() * mask
     return {
@@ -264,7 +272,7 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
         mask = loss_mask(part)
         own_old = "old_log_probs" not in part.tensors
         wants_entropy = own_old or actor.entropy_coeff != 0
-        log_prob, entropy = policy.log_probs(part, temperature, with_entropy=wants_entropy)
+        log_prob, entropy, values = policy.log_probs_and_values(part, temperature, with_entropy=wants_entropy)
         old_log_prob = log_prob.detach() if own_old else part["old_log_probs"]
         loss, stats = loss_fn(
             old_log_prob=old_log_prob,
@@ -285,5 +293,8 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
             kl_loss = agg_loss(divergence, mask, mode, **normalisers)
             loss = loss + actor.kl_loss_coef * kl_loss
             stats |= {"actor/kl_loss": share(kl_loss), "actor/kl_coef": Mean(actor.kl_loss_coef)}
+        if values is not None:
+            value_loss, value_stats = value_terms(values, part, mini_batch, len(parts), config.critic)
+            loss, stats = loss + config.critic.value_loss_coef * value_loss, stats | value_stats
         loss.backward()
         yield stats
