@@ -23,7 +23,8 @@ from gspo.groups import GroupBatch, Outcome
 from gspo.models import Policy, policy, scalar_head
 from gspo.trainer import train
 from gspo.trainer.actor import Actor
-from gspo.trainer.stages import add_advantages, add_log_probs, add_rewards, update_actor
+from gspo.trainer.advantages import add_advantages, add_rewards
+from gspo.trainer.stages import add_log_probs, update_actor
 from gspo.trainer.value_head import update_value_head
 
 Overrides = Callable[..., list[str]]

@@ -9,6 +9,7 @@ from gspo.config import Config
 from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.rollout import SamplingParams
+from gspo.trainer.advantages import add_advantages, add_rewards, judged
 from gspo.trainer.answers import add_teachers
 from gspo.trainer.critic import add_values, update_critic
 from gspo.trainer.discriminator import add_discriminator_rewards, update_discriminator
@@ -17,15 +18,7 @@ from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.gad import Stage, imitate_teacher
 from gspo.trainer.pairs import pair_metrics, teacher_metrics
 from gspo.trainer.run import Run, open_run
-from gspo.trainer.stages import (
-    add_advantages,
-    add_log_probs,
-    add_reference,
-    add_rewards,
-    correct_rollout,
-    judged,
-    update_actor,
-)
+from gspo.trainer.stages import add_log_probs, add_reference, correct_rollout, update_actor
 from gspo.trainer.validation import validate
 from gspo.trainer.value_head import update_value_head
 from gspo.trainer.values import explained
