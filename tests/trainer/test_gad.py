@@ -264,14 +264,14 @@ def test_a_step_scores_before_it_updates(run_overrides: Overrides, monkeypatch: 
     def watch(name: str) -> None:
         original = getattr(loop, name)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             weights = [float(p.detach().double().sum()) for p in critics[0].module.parameters()] if critics else []
             if name == "add_discriminator_rewards":
                 critics[:] = [arguments[1]]
                 weights = [float(p.detach().double().sum()) for p in arguments[1].module.parameters()]
                 groups.extend(arguments[0])
             calls.append((name, weights))
-            return original(*arguments)
+            return original(*arguments, **named)
 
         monkeypatch.setattr(loop, name, call)
 

@@ -67,10 +67,10 @@ def kill_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     original = loop.update_actor
 
     def kill(step: int) -> None:
-        def update_actor(*arguments: Any) -> Any:
+        def update_actor(*arguments: Any, **named: Any) -> Any:
             if arguments[3] == step:
                 raise Killed
-            return original(*arguments)
+            return original(*arguments, **named)
 
         monkeypatch.setattr(loop, "update_actor", update_actor)
 

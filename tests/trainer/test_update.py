@@ -51,7 +51,11 @@ class CapturingActor(Actor):
 
 
 def configured(*overrides: str) -> Config:
-    base = [f"data.train_batch_size={_NUM_GROUPS}", f"actor_rollout_ref.rollout.temperature={_TEMPERATURE}"]
+    base = [
+        f"data.train_batch_size={_NUM_GROUPS}",
+        f"actor_rollout_ref.rollout.temperature={_TEMPERATURE}",
+        "actor_rollout_ref.actor.skip_zero_advantages=false",  # the figures of all tokens are compared
+    ]
     given = {override.partition("=")[0] for override in overrides}
     return load_config(None, None, [*(text for text in base if text.partition("=")[0] not in given), *overrides])
 

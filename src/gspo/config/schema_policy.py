@@ -37,6 +37,9 @@ class ModelConfig(Section):
     dtype: str = option("float32", "Type of the weights and of the forward pass.", choices=("float32", "bfloat16"))
     override_config: dict[str, Any] = option({}, "Entries that replace those of the model's own configuration.")
     enable_gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
+    use_fused_kernels: bool = option(
+        True, "Run the model's layers on faster operations of the same values (on a CPU, in float32)."
+    )
     trust_remote_code: bool = option(False, "Run Python code that comes with the model. Only for models you trust.")
     chat_template: str | None = option(None, "Jinja text or file of the chat template; null: the tokenizer's own.")
 
@@ -111,6 +114,9 @@ class ActorConfig(Section):
         None, "Divisor of seq-mean-token-sum-norm, in tokens; null: the width of the batch.", above=0
     )
     entropy_coeff: float = option(0.0, "Weight of the entropy bonus; 0: entropy is measured, not rewarded.")
+    skip_zero_advantages: bool = option(
+        True, "Do not run groups whose advantages are all zero, where no other term of the loss reads them."
+    )
     use_kl_loss: bool = option(False, "Add the divergence from the reference model to the loss.")
     kl_loss_coef: float = option(0.001, "Weight of that divergence.", at_least=0)
     kl_loss_type: str = option(

@@ -54,8 +54,19 @@ class RolloutCorrectionConfig(Section):
         None, "Largest ratio (k1) or estimate (k2, k3) to keep, or a range in quotes: '\"0.5_2\"'."
     )
 
+    bypass_mode: bool | None = option(
+        None,
+        "Samples' log-probabilities serve as old ones; null: where a first batch shows them to be right.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.active and self.bypass_mode:
+            raise ConfigError(
+                f"{self.key('bypass_mode')}=true takes the rollout's policy for the old one, which leaves nothing to "
+                "correct: set it to null, or take rollout_is and rollout_rs out",
+                self.key("bypass_mode"),
+            )
         if self.rollout_rs is not None and self.rollout_rs_threshold is None:
             raise ConfigError(
                 f"{self.key('rollout_rs')}={self.rollout_rs} needs {self.key('rollout_rs_threshold')}: set "

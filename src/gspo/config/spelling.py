@@ -61,7 +61,6 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         "actor_rollout_ref.model.use_remove_padding": _PACKED,
         "actor_rollout_ref.model.use_shm": "weights are read where they are",
         "actor_rollout_ref.model.use_liger": "logits are taken in chunks already",
-        "actor_rollout_ref.model.use_fused_kernels": "logits are taken in chunks already",
         "actor_rollout_ref.model.enable_activation_offload": "set enable_gradient_checkpointing to save memory",
         "actor_rollout_ref.model.external_lib": "set algorithm.external_modules to load files of your own",
         f"{_ACTOR}.strategy": _SHARDING,

@@ -19,6 +19,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from gspo.models.linear import use_fast_linears
+from gspo.models.memory import keep_freed_memory
+
 __all__ = ["end_token_ids", "load_model", "load_tokenizer"]
 
 _PATH_KEY = "actor_rollout_ref.model.path"
@@ -70,6 +73,7 @@ def load_model(
     gradient_checkpointing: bool = False,
     trust_remote_code: bool = False,
     needs_head: bool = True,
+    use_fused_kernels: bool = True,
     path_key: str = _PATH_KEY,
 ) -> PreTrainedModel:
     """The model of a folder or hub name, ready to train: all dropout off, weights checked to be finite.
@@ -82,6 +86,7 @@ def load_model(
         gradient_checkpointing: recompute activations in the backward pass.
         trust_remote_code: let the folder's own code run.
         needs_head: whether the output head must be among the weights; not for one that is put in its place.
+        use_fused_kernels: run its layers on this project's faster operations where they serve.
         path_key: the configuration's key of `path`, for messages.
 
     Raises:
@@ -109,6 +114,9 @@ def load_model(
                 f"the model in {path} has NaN or infinite values in {name}: download or export the model again"
             )
     _no_dropout(model)
+    if use_fused_kernels:
+        use_fast_linears(model)
+    keep_freed_memory()
     model.eval()
     if gradient_checkpointing:
         # renamed within transformers 5

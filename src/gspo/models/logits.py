@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from gspo.models.linear import linear
 
 __all__ = ["OutputHead", "token_log_probs"]
 
-# One chunk of logits: small enough to stay in a last-level cache while several passes go over it, large enough that the
-# matrix product runs at full speed.
-_CHUNK_BYTES = 16 * 2**20
+# One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory.
+_CHUNK_BYTES = 64 * 2**20
 _MIN_CHUNK_ROWS = 16
 
 
@@ -31,16 +31,18 @@ class OutputHead:
         softcap: logits become softcap * tanh(logit / softcap) (Gemma 2); None leaves them.
         multiplier: factor on the logits, before the soft cap (Cohere's `logit_scale`, one over Granite's
             `logits_scaling`).
+        packed: the weight laid out for sampling, where there is such a copy.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
     multiplier: float = 1.0
+    packed: Tensor | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 (or wider) logits. (tokens, hidden size) -> (tokens, vocabulary)"""
-        logits = functional.linear(hidden, self.weight, self.bias)
+        logits = linear(hidden, self.weight if self.packed is None else self.packed, self.bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.multiplier != 1.0:
             logits = logits * self.multiplier
@@ -80,48 +82,57 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         count = len(hidden)
-        log_probs, lse, entropy = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(3))
+        log_probs, entropy = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(2))
         for rows in _chunks(count, weight.shape[0]):
-            logits = head.logits(hidden[rows]).div_(temperature)
-            lse[rows] = logits.logsumexp(-1)
-            log_probs[rows] = logits.gather(1, targets[rows, None])[:, 0] - lse[rows]
+            log_p = _logits(head, hidden[rows], temperature).log_softmax(-1)
+            log_probs[rows] = log_p.gather(1, targets[rows, None])[:, 0]
             if with_entropy:
-                probs = (logits - lse[rows, None]).exp_()
-                entropy[rows] = lse[rows] - probs.mul_(logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
-        ctx.head, ctx.temperature, ctx.with_entropy = head, temperature, with_entropy
+                entropy[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
+        ctx.set_materialize_grads(False)  # an entropy that is only looked at has no gradient to compute
+        ctx.head, ctx.temperature = head, temperature
         return log_probs, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_log_probs, grad_entropy = grads
-        hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
+        if grad_log_probs is None:
+            grad_log_probs = torch.zeros_like(entropy)
         head: OutputHead = ctx.head
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for rows in _chunks(len(hidden), weight.shape[0]):
-            logits = head.logits(hidden[rows])
-            log_p = logits / ctx.temperature - lse[rows, None]
-            probs = log_p.exp()
+            logits = _logits(head, hidden[rows], ctx.temperature)
+            grad = logits.softmax(-1)
             # d log p_y / dz = 1[y] - p ; dH / dz = -p (log p + H)
-            grad = probs * -grad_log_probs[rows, None]
+            if grad_entropy is not None:
+                grad *= -grad_log_probs[rows, None] - grad_entropy[rows, None] * (
+                    logits.log_softmax(-1) + entropy[rows, None]
+                )
+            else:
+                grad *= -grad_log_probs[rows, None]
             grad.scatter_add_(1, targets[rows, None], grad_log_probs[rows, None])
-            if ctx.with_entropy:
-                grad -= grad_entropy[rows, None] * probs * (log_p + entropy[rows, None])
-            grad /= ctx.temperature
+            if ctx.temperature != 1.0:
+                grad /= ctx.temperature
             if head.softcap is not None:
-                grad *= 1 - (logits / head.softcap).square()
+                grad *= 1 - (logits * (ctx.temperature / head.softcap)).square()
             if head.multiplier != 1.0:
                 grad *= head.multiplier
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = grad @ weight
+                grad_hidden[rows] = linear(grad, weight.t())
             if grad_weight is not None:
-                grad_weight.addmm_(grad.t(), hidden[rows])
+                grad_weight += linear(grad.t(), hidden[rows].t())
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _logits(head: OutputHead, hidden: Tensor, temperature: float) -> Tensor:
+    logits = head.logits(hidden)
+    return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:

@@ -27,7 +27,8 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     scale = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
     softcap = getattr(config, "final_logit_softcapping", None)
-    return OutputHead(linear.weight, getattr(linear, "bias", None), softcap, scale / divisor)
+    bias, packed = getattr(linear, "bias", None), getattr(linear, "packed", None)
+    return OutputHead(linear.weight, bias, softcap, scale / divisor, packed)
 
 
 class Policy:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.groups import Group, Prompt, Response
 from gspo.models import Policy, end_token_ids, output_head, pack
 from gspo.models.attention import forward_hidden
+from gspo.models.linear import packed_weights
 from gspo.rollout.cache import DecodeCache, Prefill
 from gspo.rollout.engine import SamplingParams
 from gspo.rollout.sampling import response_key, sample_tokens, uniforms
@@ -64,8 +65,9 @@ class LocalEngine:
         try:
             groups_at_once = max(1, self._max_num_seqs // n)
             groups: list[Group] = []
-            for start in range(0, len(prompts), groups_at_once):
-                groups += self._wave(prompts[start : start + groups_at_once], sampling, n, step)
+            with packed_weights(model):
+                for start in range(0, len(prompts), groups_at_once):
+                    groups += self._wave(prompts[start : start + groups_at_once], sampling, n, step)
             return groups
         finally:
             model.train(was_training)

@@ -63,6 +63,7 @@ def load_policy(
         gradient_checkpointing=config.enable_gradient_checkpointing and train,
         trust_remote_code=config.trust_remote_code,
         needs_head=needs_head,
+        use_fused_kernels=config.use_fused_kernels,
         path_key=path_key,
     )
     policy = Policy(model, scalar_head(model) if with_values else None)

@@ -16,9 +16,10 @@ from gspo.trainer.discriminator import add_discriminator_rewards, update_discrim
 from gspo.trainer.filtering import sample_useful
 from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.gad import Stage, imitate_teacher
+from gspo.trainer.old_log_probs import add_old_log_probs
 from gspo.trainer.pairs import pair_metrics, teacher_metrics
 from gspo.trainer.run import Run, open_run
-from gspo.trainer.stages import add_log_probs, add_reference, correct_rollout, update_actor
+from gspo.trainer.stages import add_reference, correct_rollout, update_actor
 from gspo.trainer.validation import validate
 from gspo.trainer.value_head import update_value_head
 from gspo.trainer.values import explained
@@ -127,7 +128,7 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
             stats |= imitate_teacher(batch, run.actor, config, step)
     elif stage is Stage.ADVERSARIAL:
         with run.clock("update_actor"):
-            stats |= update_actor(batch, run.actor, config, step)
+            stats |= update_actor(batch, run.actor, config, step, with_entropy="actor/entropy" not in stats)
     elif config.shares_backbone:
         with run.clock("update_critic"):
             stats |= update_value_head(batch, run.actor, config, step)
@@ -139,12 +140,12 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
 
 def prepare(run: Run, batch: GroupBatch) -> dict[str, Stat]:
     """What the updates of a step need, all of it from before them: log-probabilities, values, advantages."""
-    config, policy, algorithm = run.config, run.actor.policy, run.config.algorithm
+    config, algorithm = run.config, run.config.algorithm
     stats: dict[str, Stat] = {}
     needed = algorithm.use_kl_in_reward or algorithm.rollout_correction.active or config.shares_backbone
     if needed or several_updates(config, batch):
         with run.clock("old_log_prob"):
-            stats |= add_log_probs(batch, policy, config)
+            stats |= add_old_log_probs(run, batch)
     if run.reference is not None:
         with run.clock("ref"):
             add_reference(batch, run.reference, config)

@@ -39,6 +39,7 @@ class Run(BaseRun):
 
     Attributes:
         stages: which steps train what.
+        samples_serve: whether the samples' log-probabilities are the policy's; None until a batch was compared.
         reference_step: the step whose weights the reference holds; 0 for the model that the run began with.
     """
 
@@ -51,6 +52,7 @@ class Run(BaseRun):
     rewards: RewardManager
     samples: SampleWriter
     stages: Stages
+    samples_serve: bool | None = None
     reference_step: int = 0
     told: set[str] = field(default_factory=set)
 

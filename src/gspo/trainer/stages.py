@@ -51,13 +51,7 @@ def add_log_probs(batch: GroupBatch, policy: Policy, config: Config) -> dict[str
     batch["old_log_probs"] = torch.cat(log_probs).float()
     if values:
         batch["values"] = torch.cat(values)
-    mask = batch["response_mask"]
-    drift = (batch["old_log_probs"].exp() - batch["rollout_log_probs"].exp()).abs() * mask
-    return {
-        "actor/entropy": Mean.masked(torch.cat(entropies), mask),
-        "training/rollout_probs_diff_mean": Mean.masked(drift, mask),
-        "training/rollout_probs_diff_max": Max(drift.max()),
-    }
+    return {"actor/entropy": Mean.masked(torch.cat(entropies), batch["response_mask"])}
 
 
 @torch.no_grad()
@@ -133,30 +127,75 @@ def mini_batches(
             yield batch.select(order[start : start + size].tolist())
 
 
-def update_actor(batch: GroupBatch, actor: Actor, config: Config, step: int) -> dict[str, Stat]:
+def update_actor(
+    batch: GroupBatch, actor: Actor, config: Config, step: int, *, with_entropy: bool = True
+) -> dict[str, Stat]:
     """The policy's updates of one step.
 
     A batch without `old_log_probs` is trained in a single optimizer step: the policy is then its own old policy.
+
+    Args:
+        batch: the step's groups, with advantages.
+        actor: whose policy is updated.
+        config: the configuration.
+        step: number of the step.
+        with_entropy: report the policy's entropy, of the passes that train.
     """
     stats: list[dict[str, Stat]] = [{"actor/lr": Mean(actor.lr)}]
+    unmoved = True
     for mini_batch in mini_batches(batch, config, step):
         if not bool(loss_mask(mini_batch).any()):
             continue
-        stats += _accumulate(mini_batch, actor.policy, config)
+        for part, log_prob, part_stats in _accumulate(mini_batch, actor.policy, config, with_entropy):
+            stats.append(part_stats)
+            if unmoved:
+                stats.append(rollout_drift(part, log_prob))
         stats.append(actor.step())
+        unmoved = False
     actor.advance()
     return merge_stats(stats)
 
 
-def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Iterator[dict[str, Stat]]:
-    """Gradients of one optimizer batch, micro-batch by micro-batch."""
+def rollout_drift(batch: GroupBatch, log_prob: Tensor) -> dict[str, Stat]:
+    """How far the probabilities that the samples were drawn with are from those of the policy that drew them."""
+    mask = batch["response_mask"]
+    drift = (log_prob.exp() - batch["rollout_log_probs"].exp()).abs() * mask
+    return {
+        "training/rollout_probs_diff_mean": Mean.masked(drift, mask),
+        "training/rollout_probs_diff_max": Max(drift.max()),
+    }
+
+
+def _that_teach(mini_batch: GroupBatch, config: Config) -> list[int]:
+    """The groups to run: not those whose advantages are all zero, where no other term of the loss reads them.
+
+    Their gradient is zero, and the normalisers of the loss are those of the whole batch. A loss of the user's own may
+    have a term without the advantage: it sees every group.
+    """
+    actor = config.actor_rollout_ref.actor
+    loss_fn = get_policy_loss_fn(actor.policy_loss.loss_mode)
+    other_terms = actor.use_kl_loss or actor.entropy_coeff != 0 or config.shares_backbone
+    if not actor.skip_zero_advantages or other_terms or not loss_fn.__module__.startswith("gspo.algorithms."):
+        return list(range(len(mini_batch.groups)))
+    moves = (mini_batch["advantages"] * loss_mask(mini_batch) != 0).any(-1)
+    return np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist()
+
+
+def _accumulate(
+    mini_batch: GroupBatch, policy: Policy, config: Config, with_entropy: bool
+) -> Iterator[tuple[GroupBatch, Tensor, dict[str, Stat]]]:
+    """Gradients of one optimizer batch, micro-batch by micro-batch: each, its log-probabilities and its figures."""
     actor, temperature = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.temperature
     loss_fn = get_policy_loss_fn(actor.policy_loss.loss_mode)
     settings, mode = loss_settings(config, mini_batch), actor.loss_agg_mode or "token-mean"
     normalisers = {**settings.global_batch_info, "loss_scale_factor": actor.loss_scale_factor}
     max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
     max_tokens = actor.ppo_max_token_len_per_gpu
-    parts = list(micro_batches(mini_batch, max_tokens, max_responses))
+    teaching = _that_teach(mini_batch, config)
+    parts = list(micro_batches(mini_batch.select(teaching), max_tokens, max_responses)) if teaching else []
+    if not parts:  # an optimizer step of no gradient is a step still: moments fade, weights decay
+        for parameter in policy.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
 
     def share(loss: Tensor) -> Mean:
         """A part of the optimizer batch's loss: the parts add up to one loss of count one."""
@@ -165,7 +204,7 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
     for part in parts:
         mask = loss_mask(part)
         own_old = "old_log_probs" not in part.tensors
-        wants_entropy = own_old or actor.entropy_coeff != 0
+        wants_entropy = with_entropy or actor.entropy_coeff != 0
         log_prob, entropy, values = policy.log_probs_and_values(part, temperature, with_entropy=wants_entropy)
         old_log_prob = log_prob.detach() if own_old else part["old_log_probs"]
         loss, stats = loss_fn(
@@ -178,7 +217,7 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
             rollout_is_weights=part.tensors.get("rollout_is_weights"),
         )
         stats = {**stats, "actor/pg_loss": share(loss)}
-        if own_old:
+        if with_entropy:
             stats["actor/entropy"] = Mean.masked(entropy, mask)
         if actor.entropy_coeff != 0:
             loss = loss - actor.entropy_coeff * agg_loss(entropy, mask, mode, **normalisers)
@@ -191,4 +230,4 @@ def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Itera
             value_loss, value_stats = value_terms(values, part, mini_batch, len(parts), config.critic)
             loss, stats = loss + config.critic.value_loss_coef * value_loss, stats | value_stats
         loss.backward()
-        yield stats
+        yield part, log_prob.detach(), stats

@@ -74,7 +74,7 @@ class Trained:
 
     def _check_finite(self) -> None:
         for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            if parameter.requires_grad and not math.isfinite(parameter.detach().sum(dtype=torch.float32)):
                 raise ValueError(
                     f"training has diverged: {name} of the {self.name} is NaN or infinite after this step. Lower "
                     f"{self._lr_key}; the same command then goes on from the newest checkpoint, if there is one"
