@@ -25,7 +25,7 @@ from project import Step, open_workload, run_step
 from torch.profiler import ProfilerActivity, profile
 from workloads import WORKLOADS, Workload
 
-__all__ = ["main", "measure", "summary"]
+__all__ = ["main", "measure", "shared_options", "summary"]
 
 _PROFILE_ROWS = 60
 
@@ -93,7 +93,7 @@ def summary(workload: Workload, steps: Sequence[Step], machine: Mapping[str, flo
     }
 
 
-def parser() -> argparse.ArgumentParser:
+def shared_options() -> argparse.ArgumentParser:
     """The options that every command here shares."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--threads", type=int, default=2, help="threads of torch")
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    command = argparse.ArgumentParser(description="Measure a workload's step.", parents=[parser()])
+    command = argparse.ArgumentParser(description="Measure a workload's step.", parents=[shared_options()])
     command.add_argument("--workload", choices=sorted(WORKLOADS), required=True)
     command.add_argument("--repeats", type=int, default=5)
     command.add_argument("--warmups", type=int, default=1)
