@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class CheckGroup:
 
     Attributes:
         old_log_probs: of each response's tokens; empty until the model has given them.
+        teacher: the teacher's response, for GAD.
     """
 
     prompt: list[int]
     responses: list[list[int]]
     advantages: list[float]
     old_log_probs: list[list[float]]
+    teacher: list[int] = field(default_factory=list)
 
 
 def make_groups(prompts: Sequence[Sequence[int]], n: int, max_tokens: int, vocab_size: int) -> list[CheckGroup]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+import torch
 from flops import GroupShape
+from torch import Tensor, nn
 from workloads import Workload, prepare_apart, read_prompts, token_reward
 
 from gspo.algorithms.stats import Mean, Stat, to_floats
@@ -19,7 +21,7 @@ from gspo.rewards import RewardManager
 from gspo.trainer import Run, open_run
 from gspo.trainer.loop import sample, update
 
-__all__ = ["Step", "open_workload", "run_step", "settings"]
+__all__ = ["Step", "gradient_norm", "open_workload", "run_step", "set_head", "settings"]
 
 _STEPS = 100_000  # of the run: more than any measurement takes
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -68,6 +70,23 @@ class TokenRewards:
                 response.outcome = Outcome(token_reward(response.token_ids))
                 rewards.append(token_reward(response.token_ids))
         return {"reward/tokens/mean": Mean(sum(rewards), float(len(rewards)))}
+
+
+def gradient_norm(module: nn.Module, loss: Tensor) -> float:
+    """The norm of a loss's gradient in all weights, which have none afterwards."""
+    loss.backward()
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    module.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+@torch.no_grad()
+def set_head(head: nn.Module) -> None:
+    """The same numbers in the discriminator's head, wherever it was made."""
+    assert isinstance(head, nn.Linear)
+    head.weight.copy_(0.02 * torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(7)))
+    head.bias.zero_()
 
 
 def settings(workload: Workload, folder: Path, run_folder: Path, threads: int) -> list[str]:

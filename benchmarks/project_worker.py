@@ -1,4 +1,4 @@
-"""This project's step on a workload, step by step on command: the other side of `trl_worker.py`.
+"""This project's step on a workload, step by step on command.
 
 Commands: `step`; `prepare-check FILE` fills in the old log-probabilities of a set of `loss_check.py`; `check FILE`.
 """
@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from loss_check import CheckGroup, add_noise, read_groups, write_groups
 from machine import peak_memory_mb
-from project import open_workload, run_step
+from project import gradient_norm, open_workload, run_step, set_head
 from serving import Replies, serve
 from step import shared_options
 from torch import Tensor
 from workloads import WORKLOADS
 
-from gspo.algorithms import compute_policy_loss_gspo
+from gspo.algorithms import compute_discriminator_loss, compute_policy_loss_gspo
 from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models import Policy
 from gspo.trainer import Run
+from gspo.trainer.critic import Critic
 from gspo.trainer.stages import loss_settings
 
 __all__ = ["check_loss", "main", "prepare_check", "to_batch"]
@@ -34,12 +35,17 @@ def to_batch(groups: Sequence[CheckGroup]) -> GroupBatch:
         [
             Group(
                 Prompt(f"check:{number}", tuple(group.prompt), "", "check"),
-                [Response(ids, [0.0] * len(ids), "", "length") for ids in group.responses],
+                [_response(ids) for ids in group.responses],
+                _response(group.teacher) if group.teacher else None,
             )
             for number, group in enumerate(groups)
         ],
         scored=False,
     )
+
+
+def _response(token_ids: list[int]) -> Response:
+    return Response(token_ids, [0.0] * len(token_ids), "", "length")
 
 
 @torch.no_grad()
@@ -57,7 +63,10 @@ def prepare_check(policy: Policy, file: Path) -> dict[str, Any]:
 
 
 def check_loss(run: Run, groups: Sequence[CheckGroup]) -> dict[str, float]:
-    """`loss` and `grad_norm` of the packed policy and GSPO's loss on given responses."""
+    """`loss` and `grad_norm` of the packed policy and GSPO's loss on given responses.
+
+    With a discriminator also its `d_loss` and `d_grad_norm`.
+    """
     batch, policy = to_batch(groups), run.actor.policy
     mask = batch["response_mask"]
 
@@ -74,11 +83,16 @@ def check_loss(run: Run, groups: Sequence[CheckGroup]) -> dict[str, float]:
         loss_agg_mode=run.config.actor_rollout_ref.actor.loss_agg_mode or "",
         config=loss_settings(run.config, batch),
     )
-    loss.backward()
-    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-    policy.model.zero_grad(set_to_none=True)
-    return {"loss": float(loss.detach()), "grad_norm": float(norm)}
+    figures = {"loss": float(loss.detach()), "grad_norm": gradient_norm(policy.model, loss)}
+    return figures if run.critic is None else figures | _check_discriminator(run.critic, batch)
+
+
+def _check_discriminator(critic: Critic, batch: GroupBatch) -> dict[str, float]:
+    set_head(critic.module["head"])  # type: ignore[index]
+    student, teacher = critic.scorer.compare(batch)
+    ones = torch.ones(len(student), 1)
+    loss, _ = compute_discriminator_loss(student[:, None], teacher[batch.group_index, None], ones, ones)
+    return {"d_loss": float(loss.detach()), "d_grad_norm": gradient_norm(critic.module, loss)}
 
 
 def step(run: Run) -> dict[str, Any]:

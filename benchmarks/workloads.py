@@ -26,7 +26,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-__all__ = ["WORKLOADS", "Workload", "main", "make_model", "prepare", "prepare_apart", "read_prompts", "token_reward"]
+__all__ = [
+    "WORKLOADS",
+    "Workload",
+    "main",
+    "make_model",
+    "prepare",
+    "prepare_apart",
+    "read_prompts",
+    "read_token_ids",
+    "token_reward",
+]
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 END = SPECIAL.index("<eos>")
@@ -235,6 +245,11 @@ def prepare_apart(workload: Workload, folder: Path) -> Path:
 def read_prompts(folder: Path) -> list[dict[str, Any]]:
     """The rows that `prepare` wrote."""
     return [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_token_ids(folder: Path, column: str = "prompt") -> list[list[int]]:
+    """The tokens of each row's text, as `make_tokenizer` reads it."""
+    return [[int(word.removeprefix("w")) for word in row[column].split()] for row in read_prompts(folder)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
