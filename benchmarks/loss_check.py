@@ -19,7 +19,7 @@ __all__ = ["CLIP_HIGH", "CLIP_LOW", "TOLERANCE", "CheckGroup", "compare", "make_
 CLIP_LOW, CLIP_HIGH = 3e-4, 4e-4  # GSPO, arXiv 2507.18071, section 5.1
 TOLERANCE = 1e-4  # relative: float32 sums in another order
 _NOISE = 0.003  # of a token's log-probability; over 64 tokens the ratio then moves by about 4e-4
-_MAX_PROMPTS = 4
+_MAX_PROMPTS, _MAX_RESPONSES = 2, 4  # few, so that the check does not decide a process's peak memory
 
 
 @dataclass
@@ -39,8 +39,8 @@ class CheckGroup:
 
 
 def make_groups(prompts: Sequence[Sequence[int]], n: int, max_tokens: int, vocab_size: int) -> list[CheckGroup]:
-    """Groups without old log-probabilities, for at most a few of the prompts."""
-    draw = random.Random(0)
+    """Groups without old log-probabilities, for the first few of the prompts, of at most `n` responses."""
+    draw, n = random.Random(0), min(n, _MAX_RESPONSES)
     groups = []
     for prompt in prompts[:_MAX_PROMPTS]:
         lengths = [draw.randint(max(1, max_tokens // 4), max_tokens) for _ in range(n)]

@@ -33,14 +33,14 @@ def check_losses(released: ReleasedGad, groups: Sequence[CheckGroup]) -> dict[st
     old = torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
     advantages = torch.tensor([value for group in groups for value in group.advantages])[:, None] * batch.response_mask
     set_head(released.discriminator["head"])
-    loss = released.policy_loss(batch, old, advantages)
-    d_loss = released.discriminator_loss(batch, taught)
-    return {
-        "loss": float(loss.detach()),
-        "grad_norm": gradient_norm(released.student, loss),
-        "d_loss": float(d_loss.detach()),
-        "d_grad_norm": gradient_norm(released.discriminator, d_loss),
-    }
+    figures: dict[str, float] = {}
+    for prefix, module, loss_of in (
+        ("", released.student, lambda: released.policy_loss(batch, old, advantages)),
+        ("d_", released.discriminator, lambda: released.discriminator_loss(batch, taught)),
+    ):
+        loss = loss_of()
+        figures |= {f"{prefix}loss": float(loss.detach()), f"{prefix}grad_norm": gradient_norm(module, loss)}
+    return figures
 
 
 def step(released: ReleasedGad) -> dict[str, Any]:

@@ -100,8 +100,10 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            code = self._process.wait()
             tail = self._log.read_text(encoding="utf-8").splitlines()[-_LOG_TAIL:]
-            raise RuntimeError("\n".join([f"the worker {self.name} has ended; the end of {self._log}:", *tail]))
+            ended = f"the worker {self.name} has ended with code {code} (-9: killed, for want of memory perhaps)"
+            raise RuntimeError("\n".join([f"{ended}; the end of {self._log}:", *tail]))
         reply: dict[str, Any] = json.loads(line)
         return reply
 
