@@ -82,12 +82,10 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         if kind is not None:
             self._process.kill()
-        self._process.wait()
-        self._errors.close()
+        with self._errors, self._process:  # closes its pipes, which lets a worker end, and waits for it
+            pass
 
     def ask(self, command: str) -> dict[str, Any]:
         """The reply to a command."""
