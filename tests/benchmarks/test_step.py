@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +89,9 @@ def test_the_released_step_in_parts_is_the_whole(tiny: Any, tmp_path: Path, monk
         released = released_gad.ReleasedGad(workload, folder)
         groups = released.step()
         assert [len(group.responses) for group in groups] == [3, 3]
-        weights.append(
-            [p.detach().clone() for p in (*released.student.parameters(), *released.discriminator.parameters())]
-        )
+        modules = nn.ModuleList([released.student, released.discriminator])
+        # no pair depends on the head's bias: its gradient is rounding, which AdamW makes a step of
+        weights.append([p.detach().clone() for name, p in modules.named_parameters() if not name.endswith("head.bias")])
         assert set(released.clock.pop()) == {
             f"timing_s/{name}" for name in ("gen", "reward", "old_log_prob", "adv", "update_critic", "update_actor")
         }
