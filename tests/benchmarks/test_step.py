@@ -50,6 +50,16 @@ def test_a_step_of_gad(tiny: Any, tmp_path: Path) -> None:
     assert 0 <= step.metrics["critic/d_acc"] <= 1
 
 
+def test_a_profile_of_a_step(tiny: Any, tmp_path: Path) -> None:
+    from step import write_profile
+
+    file = tmp_path / "new" / "profile.txt"
+    write_profile(tiny, tmp_path, file, torch.get_num_threads())
+    table = file.read_text(encoding="utf-8")
+    assert "Self CPU %" in table
+    assert "aten::mm " in table
+
+
 def test_both_ways_of_batching_compute_the_same(tiny: Any, tmp_path: Path) -> None:
     from loss_check import compare, make_groups, read_groups, write_groups
     from project import open_workload
