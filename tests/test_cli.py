@@ -13,124 +13,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from guide_blocks import DOTTED, ENABLE_GSPO, FULL_EXAMPLE, GAD_COMMAND, GSPO_COMMAND, GSPO_WITH_GAD
 
 import gspo
 import gspo.trainer.loop as loop
 from gspo.cli import main
 from gspo.config import load_config
 
-ENABLE_GSPO = """\
-# 1. 设置优势估计器为 GRPO
-algorithm:
-  adv_estimator: grpo  # 或 grpo_vectorized（更快）
-  norm_adv_by_std_in_grpo: true  # 是否标准化（推荐 true）
-
-# 2. 设置策略损失为 GSPO
-actor_rollout_ref:
-  actor:
-    policy_loss: gspo  # 从 "ppo" 改为 "gspo"
-    loss_agg_mode: seq-mean-token-mean  # GSPO 推荐的聚合模式
-    clip_ratio: 0.2  # 裁剪参数
-    clip_ratio_low: 0.2  # 可选：不对称裁剪
-    clip_ratio_high: 0.2
-"""
-FULL_EXAMPLE = """\
-algorithm:
-  adv_estimator: grpo  # 使用 GRPO 优势估计
-  norm_adv_by_std_in_grpo: true
-  gamma: 1.0
-  lam: 0.95
-  use_kl_in_reward: false
-
-actor_rollout_ref:
-  rollout:
-    n: 8  # 每个 prompt 生成 8 个回复（GRPO 需要多个样本）
-    temperature: 0.8
-    top_p: 0.9
-    
-  actor:
-    policy_loss: gspo  # 🔥 使用 GSPO 策略损失
-    loss_agg_mode: seq-mean-token-mean  # 🔥 序列级聚合
-    clip_ratio: 0.2
-    optim:
-      lr: 1e-6
-    
-  ppo_mini_batch_size: 256
-  ppo_micro_batch_size_per_gpu: 8
-  ppo_epochs: 1
-
-critic:
-  optim:
-    lr: 1e-6
-  ppo_epochs: 1
-"""
-RECOMMENDED = """\
-algorithm.adv_estimator: grpo
-actor_rollout_ref.actor.policy_loss: gspo
-actor_rollout_ref.actor.loss_agg_mode: seq-mean-token-mean
-actor_rollout_ref.rollout.n: 8
-"""
-GSPO_COMMAND = r"""python -m gspo.trainer.main_ppo \
-  --config-path configs \
-  --config-name ppo_config \
-  algorithm.adv_estimator=grpo \
-  actor_rollout_ref.actor.policy_loss=gspo \
-  actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
-"""
-GAD_COMMAND = r"""python -m gspo.trainer.main_ppo \
-  --config-path configs \
-  --config-name gad_gspo_config \
-  algorithm.adv_estimator=grpo \
-  actor_rollout_ref.actor.policy_loss=gspo \
-  actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean \
-  trainer.critic_warmup=10 \
-  data.train_files=/path/to/data_with_teacher_response.parquet
-"""
-GSPO_WITH_GAD = """\
-data:
-  train_files: /path/to/data_with_teacher_response.parquet
-  train_batch_size: 256
-  max_prompt_length: 2048
-  max_response_length: 1536
-
-algorithm:
-  adv_estimator: grpo  # 🔥 GRPO 优势估计
-  norm_adv_by_std_in_grpo: true
-  gamma: 1.0
-  lam: 0.95
-
-actor_rollout_ref:
-  model:
-    path: /path/to/model
-  
-  rollout:
-    n: 8  # 每个 prompt 生成 8 个回复
-    temperature: 0.8
-  
-  actor:
-    policy_loss: gspo  # 🔥 GSPO 策略损失
-    loss_agg_mode: seq-mean-token-mean  # 🔥 序列级聚合
-    clip_ratio: 0.2
-    optim:
-      lr: 1e-6
-  
-  ppo_mini_batch_size: 256
-  ppo_micro_batch_size_per_gpu: 8
-  ppo_epochs: 1
-
-critic:
-  model:
-    path: /path/to/reward_model
-  optim:
-    lr: 1e-6
-  ppo_epochs: 1
-  cliprange_value: 0.2
-
-trainer:
-  critic_warmup: 10  # 前 10 步只训练判别器
-  total_epochs: 2
-  save_freq: 50
-"""
 COMMANDS = ["train", "sft", "config", "eval", "report", "quickstart", "compare", "data"]
 
 
@@ -182,7 +71,7 @@ def assert_trained(folder: Path, n: int) -> None:
     assert again.actor_rollout_ref.actor.policy_loss.loss_mode == "gspo"
 
 
-@pytest.mark.parametrize(("block", "n"), [(ENABLE_GSPO, 3), (FULL_EXAMPLE, 8), (RECOMMENDED, 8)])
+@pytest.mark.parametrize(("block", "n"), [(ENABLE_GSPO, 3), (FULL_EXAMPLE, 8), (DOTTED, 8)])
 def test_the_guides_blocks_train(
     block: str, n: int, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

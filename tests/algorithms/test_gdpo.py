@@ -12,7 +12,7 @@ import torch
 from gspo.algorithms import compute_gdpo_outcome_advantage, get_adv_estimator_fn
 from gspo.config import load_config, require_supported
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.trainer.stages import add_advantages
+from gspo.trainer.advantages import add_advantages
 
 INDEX = np.array(["a", "b", "a", "a", "b", "c"], dtype=object)
 TERMS = torch.tensor([[1.0, -30], [0, 5], [0, 12], [1, 40], [0, 5], [1, 3]], dtype=torch.float64)

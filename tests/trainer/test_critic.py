@@ -25,8 +25,8 @@ from gspo.groups import GroupBatch, Outcome
 from gspo.models import Scorer
 from gspo.models.scratch import make_model_folder
 from gspo.trainer import train
+from gspo.trainer.advantages import add_advantages, add_rewards
 from gspo.trainer.critic import Critic, add_values, update_critic
-from gspo.trainer.stages import add_advantages, add_rewards
 
 Overrides = Callable[..., list[str]]
 PPO = ("algorithm.adv_estimator=gae", "actor_rollout_ref.actor.policy_loss=ppo", "critic.optim.lr=1e-3")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gspo.groups import Group, Outcome, Prompt, Response
-from gspo.trainer.stages import judged
+from gspo.trainer.advantages import judged
 
 _LEFT_OUT = (Outcome(abstained="no answer"), Outcome(error="timed out"))
 

@@ -23,7 +23,8 @@ from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Policy
 from gspo.rollout import ScriptedEngine
 from gspo.trainer import open_run, train, train_run
-from gspo.trainer.stages import add_advantages, correct_rollout, loss_mask, loss_settings
+from gspo.trainer.advantages import add_advantages
+from gspo.trainer.stages import correct_rollout, loss_mask, loss_settings
 
 Overrides = Callable[..., list[str]]
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_loss.py"

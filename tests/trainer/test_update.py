@@ -19,7 +19,8 @@ from gspo.config import Config, load_config
 from gspo.groups import GroupBatch, Outcome
 from gspo.models import Policy
 from gspo.trainer.actor import Actor
-from gspo.trainer.stages import add_advantages, add_log_probs, add_reference, add_rewards, mini_batches, update_actor
+from gspo.trainer.advantages import add_advantages, add_rewards
+from gspo.trainer.stages import add_log_probs, add_reference, mini_batches, update_actor
 
 _TEMPERATURE = 0.7
 _TOLERANCE = 1e-5  # norms and rotary angles are float32 whatever the model's type

@@ -35,7 +35,9 @@ _DISCRIMINATOR_ONLY = frozenset(
         *(f"critic.discriminator.{name}" for name in ("temperature", "margin", "score_l2", "label_smoothing")),
     }
 )
-_VALUE_CRITIC_ONLY = frozenset({"critic.cliprange_value", "critic.loss_agg_mode"})
+_VALUE_CRITIC_ONLY = frozenset({"critic.cliprange_value", "critic.loss_agg_mode", "critic.value_loss_coef"})
+# What a value head on the actor's backbone still follows.
+_OF_A_SHARED_HEAD = frozenset({"critic.enable", "critic.shared_backbone", "critic.model.path", *_VALUE_CRITIC_ONLY})
 
 _EXAMPLES = {
     "actor_rollout_ref.model.path": "actor_rollout_ref.model.path=Qwen/Qwen3-0.6B",
@@ -80,9 +82,27 @@ def require_supported(config: Config) -> None:
             "algorithm.filter_groups.enable=true drops every group of one response: set actor_rollout_ref.rollout.n=8",
             "algorithm.filter_groups.enable",
         )
+    if config.critic.shared_backbone:
+        _require_sharable(config)
     for key, neutral, what in _NOT_YET:
         if (value := reduce(getattr, key.split("."), config)) != neutral:
             raise ConfigError(f"{key}={show(value)}: {what}: set it to {show(neutral)}", key)
+
+
+def _require_sharable(config: Config) -> None:
+    """Holds that the critic can be a head on the actor's model."""
+    if config.wants_discriminator:
+        raise ConfigError(
+            "critic.shared_backbone=true is of PPO's value critic, and a discriminator (GAD) judges the actor from a "
+            "model of its own: take it out, or set algorithm.adv_estimator=gae",
+            "critic.shared_backbone",
+        )
+    if config.uses_value_critic and config.critic.model.path is not None:
+        raise ConfigError(
+            f"critic.model.path={config.critic.model.path} is a second model, and critic.shared_backbone=true puts the "
+            "value head on the actor's own: take one of them out",
+            "critic.model.path",
+        )
 
 
 def notices(config: Config) -> list[str]:
@@ -177,6 +197,16 @@ def _about_the_critic(config: Config) -> Iterator[str]:
         known = {"critic.enable", *_DISCRIMINATOR_ONLY}
         if keys := sorted(key for key in config.user_set if key.startswith("critic.") and key not in known):
             yield f"{', '.join(keys)}: no effect without a critic (algorithm.adv_estimator=gae trains one)"
+    elif config.critic.shared_backbone:
+        used = _OF_A_SHARED_HEAD | _DISCRIMINATOR_ONLY
+        unused = [key for key in config.user_set if key.startswith("critic.") and key not in used]
+        if keys := sorted(key for key in unused if reason_without_effect(key) is None):
+            yield (
+                f"{', '.join(keys)}: no effect with critic.shared_backbone=true, whose value head is updated with the "
+                "actor: set the same under actor_rollout_ref.actor, or take it out"
+            )
+    elif "critic.value_loss_coef" in config.user_set:
+        yield "critic.value_loss_coef: no effect without critic.shared_backbone=true: set that, or take it out"
 
 
 def _about_the_discriminator(config: Config) -> Iterator[str]:

@@ -151,6 +151,11 @@ class Config(Section):
         return self.algorithm.adv_estimator == "gae"
 
     @property
+    def shares_backbone(self) -> bool:
+        """Whether that critic is a head on the actor's own model."""
+        return self.uses_value_critic and self.critic.shared_backbone
+
+    @property
     def uses_reference(self) -> bool:
         """Whether the loss or the reward needs a reference model."""
         return self.actor_rollout_ref.actor.use_kl_loss or self.algorithm.use_kl_in_reward

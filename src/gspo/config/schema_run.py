@@ -155,6 +155,12 @@ class CriticConfig(Section):
     KEY: ClassVar[str] = "critic"
 
     enable: bool | None = option(None, "Train a critic; null: where adv_estimator is gae, or GAD is asked for.")
+    shared_backbone: bool = option(
+        False, "Put PPO's value head on the actor's own model: one pass, one update, no second model. Not in verl."
+    )
+    value_loss_coef: float = option(
+        0.5, "With shared_backbone: weight of the value loss beside the policy's (arXiv 1707.06347, eq. 9).", above=0
+    )
     model: CriticModelConfig = section(CriticModelConfig, "The critic's model.")
     optim: CriticOptimConfig = section(CriticOptimConfig, "Optimizer and schedule of the critic.")
     discriminator: DiscriminatorConfig = section(DiscriminatorConfig, "The loss of GAD's discriminator.")

@@ -19,7 +19,7 @@ from gspo.evaluation_command.results import Evaluation, print_differences, print
 from gspo.groups import Group, Prompt
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, RolloutEngine, SamplingParams
-from gspo.trainer.run import choose_device
+from gspo.trainer.opening import choose_device
 
 __all__ = ["evaluate_models"]
 

@@ -6,6 +6,7 @@ from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, micro_batches, pack, teacher_of
 from gspo.models.policy import Policy, output_head, verify_packed_forward
 from gspo.models.prefix_attention import PackedAttention
+from gspo.models.scalar_head import scalar_head
 from gspo.models.scorer import Scorer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "micro_batches",
     "output_head",
     "pack",
+    "scalar_head",
     "teacher_of",
     "token_log_probs",
     "use_project_attention",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models.attention import forward_hidden, use_project_attention
 from gspo.models.logits import OutputHead, token_log_probs
-from gspo.models.packing import pack
+from gspo.models.packing import PackedRow, pack
 from gspo.models.prefix_attention import PackedAttention
+from gspo.models.scalar_head import read_numbers
 
 __all__ = ["Policy", "output_head", "verify_packed_forward"]
 
@@ -34,14 +35,16 @@ class Policy:
 
     Args:
         model: a decoder that uses transformers' attention interface; its attention becomes the shared-prefix one.
+        value_head: reads the model's last hidden states as PPO's values (`scalar_head`); it is no part of `model`.
 
     Raises:
         ValueError: the model does not use the attention interface.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, value_head: nn.Linear | None = None) -> None:
         use_project_attention(model)
         self.model = model
+        self.value_head = value_head
 
     @property
     def device(self) -> torch.device:
@@ -60,14 +63,36 @@ class Policy:
         Returns:
             two tensors of shape (responses, width), zero where there is no token.
         """
+        log_probs, entropy, _ = self.log_probs_and_values(batch, temperature, with_entropy=with_entropy)
+        return log_probs, entropy
+
+    def log_probs_and_values(
+        self, batch: GroupBatch, temperature: float = 1.0, *, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`log_probs`, and the value of the state that each token is chosen in, from one pass through the model.
+
+        Returns:
+            three tensors of shape (responses, width), zero where there is no token; the third is None without a value
+            head.
+        """
+        row, hidden = self._states(batch)
+        log_probs, entropy = token_log_probs(output_head(self.model), hidden, row.targets, temperature, with_entropy)
+        shape = batch["response_mask"].shape
+        values = None if self.value_head is None else row.scatter(read_numbers(self.value_head, hidden), shape)
+        return row.scatter(log_probs, shape), row.scatter(entropy, shape), values
+
+    def values(self, batch: GroupBatch) -> Tensor:
+        """The values alone, differentiable in the value head and not in the model. (responses, width)"""
+        assert self.value_head is not None
+        with torch.no_grad():
+            row, hidden = self._states(batch)
+        return row.scatter(read_numbers(self.value_head, hidden), batch["response_mask"].shape)
+
+    def _states(self, batch: GroupBatch) -> tuple[PackedRow, Tensor]:
+        """The packed groups, and the last hidden state that each response token is predicted from."""
         row = pack(batch.groups, device=self.device)
         context = PackedAttention(row.spans, row.position_ids)
-        hidden = forward_hidden(self.model, row.input_ids, row.position_ids, context)[0]
-        log_probs, entropy = token_log_probs(
-            output_head(self.model), hidden[row.sources], row.targets, temperature, with_entropy
-        )
-        shape = batch["response_mask"].shape
-        return row.scatter(log_probs, shape), row.scatter(entropy, shape)
+        return row, forward_hidden(self.model, row.input_ids, row.position_ids, context)[0, row.sources]
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 from transformers import PreTrainedModel
 
 from gspo.groups import GroupBatch
 from gspo.models.attention import forward_hidden, use_project_attention
 from gspo.models.packing import PackedRow, pack
 from gspo.models.prefix_attention import PackedAttention
+from gspo.models.scalar_head import read_numbers, scalar_head
 
 __all__ = ["Scorer"]
 
@@ -18,8 +18,7 @@ __all__ = ["Scorer"]
 class Scorer:
     """A decoder with a scalar head over packed groups.
 
-    The head is a linear map with a bias (verl's token-classification head with one label), in float32 or wider
-    whatever the decoder's type. It starts at zero: every first value is 0, so that PPO's first advantages are those of
+    The head is `scalar_head`'s. It starts at zero: every first value is 0, so that PPO's first advantages are those of
     plain returns, where a random head would add noise as large as the rewards. It moves the decoder from the second
     optimizer step on. A discriminator's head starts at random instead: scores that are all equal would rank nothing.
 
@@ -38,17 +37,7 @@ class Scorer:
     def __init__(self, model: PreTrainedModel, head_std: float = 0.0) -> None:
         use_project_attention(model)
         self._decoder: PreTrainedModel = model.get_decoder()
-        self._head: nn.Linear = skip_init(
-            nn.Linear,
-            model.config.get_text_config().hidden_size,
-            1,
-            device=model.device,
-            dtype=torch.promote_types(model.dtype, torch.float32),
-        )
-        for parameter in self._head.parameters():
-            nn.init.zeros_(parameter)
-        if head_std > 0:
-            nn.init.normal_(self._head.weight, std=head_std)
+        self._head = scalar_head(model, head_std)
         self.model = nn.ModuleDict({"decoder": self._decoder, "head": self._head})
 
     @property
@@ -100,5 +89,4 @@ class Scorer:
         """The head's number at these places of the row. (places,)"""
         context = PackedAttention(row.spans, row.position_ids)
         hidden = forward_hidden(self._decoder, row.input_ids, row.position_ids, context)[0, where]
-        values: Tensor = self._head(hidden.to(self._head.weight.dtype))[:, 0]
-        return values
+        return read_numbers(self._head, hidden)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from gspo.checkpoint import export_hf
+from gspo.checkpoint import Checkpoint, CheckpointError, export_hf
 from gspo.config.schema import ModelConfig, OptimConfig
-from gspo.models import Policy, load_model, load_tokenizer, output_head, verify_packed_forward
+from gspo.models import Policy, load_model, load_tokenizer, output_head, scalar_head, verify_packed_forward
 from gspo.trainer.trained import Trained
 
 __all__ = ["Actor", "load_actor_tokenizer", "load_policy"]
+
+# A checkpoint's entry of a value head on the actor's backbone.
+_VALUE_HEAD = "value_head"
 
 
 def load_actor_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -32,6 +38,7 @@ def load_policy(
     train: bool = True,
     needs_head: bool = True,
     path_key: str = "actor_rollout_ref.model.path",
+    with_values: bool = False,
 ) -> Policy:
     """The policy that `actor_rollout_ref.model` names, checked to run what the run will ask of it.
 
@@ -43,6 +50,7 @@ def load_policy(
         train: whether gradients are wanted.
         needs_head: whether the output head must be among the weights.
         path_key: the configuration's key of the model's path, for messages.
+        with_values: give it a value head, which starts at zero.
 
     Raises:
         ValueError: it cannot be loaded or packed, or it is too small for the tokenizer or the lengths.
@@ -57,7 +65,7 @@ def load_policy(
         needs_head=needs_head,
         path_key=path_key,
     )
-    policy = Policy(model)
+    policy = Policy(model, scalar_head(model) if with_values else None)
     vocabulary = output_head(model).weight.shape[0]
     if len(tokenizer) > vocabulary:
         mend = (
@@ -81,7 +89,9 @@ def load_policy(
 
 
 class Actor(Trained):
-    """A policy that is trained.
+    """A policy that is trained, with the value head on its backbone where it has one.
+
+    In a checkpoint the model is the same with and without a head, which has an entry of its own.
 
     Args:
         policy: the policy.
@@ -90,8 +100,31 @@ class Actor(Trained):
     """
 
     def __init__(self, policy: Policy, optim: OptimConfig, total_steps: int) -> None:
-        super().__init__(policy.model, optim, total_steps, name="actor", model_key="actor_rollout_ref.model.path")
+        module: nn.Module = policy.model
+        if policy.value_head is not None:
+            module = nn.ModuleDict({"model": policy.model, _VALUE_HEAD: policy.value_head})
+        super().__init__(module, optim, total_steps, name="actor", model_key="actor_rollout_ref.model.path")
         self.policy = policy
+
+    def load(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
+        """Goes back to where a checkpoint was taken.
+
+        Raises:
+            CheckpointError: it is of another model, or has a value head where this run has none, or the reverse.
+        """
+        wanted = self.policy.value_head is not None
+        if wanted is not (_VALUE_HEAD in checkpoint.tensors):
+            holds, now = ("no", "true") if wanted else ("a", "false")
+            raise CheckpointError(
+                f"{checkpoint.path} holds {holds} value head on the actor's backbone, and this run has "
+                f"critic.shared_backbone={now}: resume with the settings that the run began with, or start again with "
+                "trainer.resume_mode=disable"
+            )
+        super().load(checkpoint, state)
+
+    def _entries(self) -> dict[str, nn.Module]:
+        head = self.policy.value_head
+        return {"actor": self.policy.model, **({_VALUE_HEAD: head} if head is not None else {})}
 
     def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """Writes the model as a Hugging Face folder."""

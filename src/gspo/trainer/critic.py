@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gspo.algorithms import compute_value_loss, explained_variance, explained_variance_sums
 from gspo.algorithms.stats import Mean, Stat, merge_stats
 from gspo.config import Config
 from gspo.config.schema import CriticConfig, OptimConfig
@@ -18,6 +16,7 @@ from gspo.models import Scorer, micro_batches
 from gspo.trainer.actor import load_policy
 from gspo.trainer.stages import mini_batches
 from gspo.trainer.trained import Trained
+from gspo.trainer.values import explained, value_terms
 
 __all__ = ["Critic", "add_values", "load_critic", "update_critic"]
 
@@ -74,15 +73,8 @@ def add_values(batch: GroupBatch, critic: Critic, config: Config) -> None:
 
 
 def update_critic(batch: GroupBatch, critic: Critic, config: Config, step: int) -> dict[str, Stat]:
-    """The critic's updates of one step, towards `returns`.
-
-    `critic/vf_explained_var` is of the values that the advantages were formed with, before the updates.
-    """
-    mask = batch["response_mask"]
-    stats: list[dict[str, Stat]] = [{"critic/lr": Mean(critic.lr)}]
-    if bool(mask.any()):
-        sums = explained_variance_sums(batch["values"], batch["returns"], mask)
-        stats.append({"critic/vf_explained_var": Mean(explained_variance(sums))})
+    """The critic's updates of one step, towards `returns`."""
+    stats: list[dict[str, Stat]] = [{"critic/lr": Mean(critic.lr)}, explained(batch)]
     for mini_batch in mini_batches(batch, config, step, config.critic):
         if not bool(mini_batch["response_mask"].any()):
             continue
@@ -94,28 +86,11 @@ def update_critic(batch: GroupBatch, critic: Critic, config: Config, step: int) 
 
 def _accumulate(mini_batch: GroupBatch, scorer: Scorer, config: CriticConfig) -> Iterator[dict[str, Stat]]:
     """Gradients of one optimizer batch, micro-batch by micro-batch, with the normalisers of the whole."""
-    written = mini_batch["response_mask"]
-    batch_num_tokens, global_batch_size = written.sum(), (written.sum(-1) > 0).sum()
     parts = list(_parts(mini_batch, config))
     for part in parts:
-        mask = part["response_mask"]
-        vpreds: Tensor = scorer.values(part)
-        loss, clipped = compute_value_loss(
-            vpreds=vpreds,
-            returns=part["returns"],
-            values=part["values"],
-            response_mask=mask,
-            cliprange_value=config.cliprange_value,
-            loss_agg_mode=config.loss_agg_mode,
-            batch_num_tokens=batch_num_tokens,
-            global_batch_size=global_batch_size,
-        )
+        loss, figures = value_terms(scorer.values(part), part, mini_batch, len(parts), config)
         loss.backward()
-        yield {
-            "critic/vf_loss": Mean(loss.detach(), 1 / len(parts)),  # the parts add up to one loss of count one
-            "critic/vf_clipfrac": clipped,
-            "critic/vpred_mean": Mean.masked(vpreds, mask),
-        }
+        yield figures
 
 
 def _parts(batch: GroupBatch, config: CriticConfig) -> Iterator[GroupBatch]:

@@ -7,16 +7,15 @@ adversarial     the student learns from the discriminator's scores, the discrimi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from gspo.algorithms import agg_loss
 from gspo.algorithms.stats import Mean, Stat, merge_stats
 from gspo.config import Config
 from gspo.groups import Group, GroupBatch
-from gspo.models import Policy, micro_batches, teacher_of
+from gspo.models import teacher_of
 from gspo.trainer.actor import Actor
+from gspo.trainer.cross_entropy import cross_entropy
 from gspo.trainer.stages import mini_batches
 
 __all__ = ["Stage", "Stages", "imitate_teacher"]
@@ -80,16 +79,8 @@ def imitate_teacher(batch: GroupBatch, actor: Actor, config: Config, step: int) 
     stats: list[dict[str, Stat]] = [{"actor/lr": Mean(lr)}]
     with actor.constant_rate(lr):
         for mini_batch in mini_batches(GroupBatch.from_groups(taught, actor.policy.device), config, step):
-            stats += _accumulate(mini_batch, actor.policy, config)
+            for _, share, mean in cross_entropy(mini_batch, actor.policy, config):
+                share.backward()
+                stats.append({"train/loss": mean})
             stats.append(actor.step())
     return merge_stats(stats)
-
-
-def _accumulate(mini_batch: GroupBatch, policy: Policy, config: Config) -> Iterator[dict[str, Stat]]:
-    actor, num_tokens = config.actor_rollout_ref.actor, mini_batch.num_tokens
-    max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
-    for part in micro_batches(mini_batch, actor.ppo_max_token_len_per_gpu, max_responses):
-        log_prob, _ = policy.log_probs(part)
-        loss = agg_loss(-log_prob, part["response_mask"], "token-mean", batch_num_tokens=num_tokens)
-        loss.backward()
-        yield {"train/loss": Mean(loss.detach() * num_tokens, part.num_tokens)}

@@ -9,6 +9,7 @@ from gspo.config import Config
 from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.rollout import SamplingParams
+from gspo.trainer.advantages import add_advantages, add_rewards, judged
 from gspo.trainer.answers import add_teachers
 from gspo.trainer.critic import add_values, update_critic
 from gspo.trainer.discriminator import add_discriminator_rewards, update_discriminator
@@ -17,16 +18,10 @@ from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.gad import Stage, imitate_teacher
 from gspo.trainer.pairs import pair_metrics, teacher_metrics
 from gspo.trainer.run import Run, open_run
-from gspo.trainer.stages import (
-    add_advantages,
-    add_log_probs,
-    add_reference,
-    add_rewards,
-    correct_rollout,
-    judged,
-    update_actor,
-)
+from gspo.trainer.stages import add_log_probs, add_reference, correct_rollout, update_actor
 from gspo.trainer.validation import validate
+from gspo.trainer.value_head import update_value_head
+from gspo.trainer.values import explained
 
 __all__ = ["train", "train_run"]
 
@@ -121,6 +116,8 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     stats: dict[str, Stat] = {}
     if config.uses_value_critic or stage is Stage.ADVERSARIAL:
         stats |= prepare(run, batch)
+    if config.shares_backbone:
+        stats |= explained(batch)
     if run.critic is not None:
         update_own = update_discriminator if config.wants_discriminator else update_critic
         with run.clock("update_critic"):
@@ -131,6 +128,9 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     elif stage is Stage.ADVERSARIAL:
         with run.clock("update_actor"):
             stats |= update_actor(batch, run.actor, config, step)
+    elif config.shares_backbone:
+        with run.clock("update_critic"):
+            stats |= update_value_head(batch, run.actor, config, step)
     if config.wants_discriminator:
         stats |= pair_metrics(groups, run.tokenizer.eos_token_id) | teacher_metrics(groups)
         stats["training/gad_stage"] = Mean(float(stage))
@@ -141,7 +141,8 @@ def prepare(run: Run, batch: GroupBatch) -> dict[str, Stat]:
     """What the updates of a step need, all of it from before them: log-probabilities, values, advantages."""
     config, policy, algorithm = run.config, run.actor.policy, run.config.algorithm
     stats: dict[str, Stat] = {}
-    if algorithm.use_kl_in_reward or algorithm.rollout_correction.active or several_updates(config, batch):
+    needed = algorithm.use_kl_in_reward or algorithm.rollout_correction.active or config.shares_backbone
+    if needed or several_updates(config, batch):
         with run.clock("old_log_prob"):
             stats |= add_log_probs(batch, policy, config)
     if run.reference is not None:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
 
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
-from gspo.checkpoint import CheckpointError, load_checkpoint, rng_state, save_checkpoint, set_rng_state
-from gspo.config import Config, ConfigError, notices, require_keys, require_supported
-from gspo.config.schema import DataConfig
-from gspo.data import PromptDataset, PromptSampler, load_dataset
+from gspo.checkpoint import Checkpoint, CheckpointError
+from gspo.config import Config, notices, require_keys, require_supported
 from gspo.models import Policy
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.observe import PhaseClock, SampleWriter
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, RolloutEngine
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
+from gspo.trainer.base_run import BaseRun
 from gspo.trainer.critic import Critic, load_critic
 from gspo.trainer.external import load_external
-from gspo.trainer.folder import hold, open_tracker, run_folder, where_to_resume, write_config
+from gspo.trainer.folder import hold, run_folder, where_to_resume
 from gspo.trainer.gad import Stages
+from gspo.trainer.header import run_header
+from gspo.trainer.opening import choose_device, longest_sequence, read_data, resume_step, watched
 
 __all__ = ["Run", "open_run"]
 
@@ -33,36 +33,24 @@ __all__ = ["Run", "open_run"]
 _TRAIN_SAMPLES = 4
 
 
-@dataclass
-class Run:
+@dataclass(kw_only=True)
+class Run(BaseRun):
     """What a training loop works with, and where it stands.
 
     Attributes:
-        step: the last finished step; 0 at the start.
-        total_steps: the step after which the run is done.
         stages: which steps train what.
         reference_step: the step whose weights the reference holds; 0 for the model that the run began with.
     """
 
-    config: Config
-    folder: Path
-    tokenizer: PreTrainedTokenizerBase
-    actor: Actor
+    kind: ClassVar[str] = "train"
+
     critic: Critic | None
     reference: Policy | None
     kl_controller: AdaptiveKLController | FixedKLController
     engine: RolloutEngine
     rewards: RewardManager
-    train_data: PromptDataset
-    val_data: PromptDataset | None
-    sampler: PromptSampler
-    tracker: Tracker
-    console: ConsoleLogger
     samples: SampleWriter
-    clock: PhaseClock
-    total_steps: int
     stages: Stages
-    step: int = 0
     reference_step: int = 0
     told: set[str] = field(default_factory=set)
 
@@ -83,56 +71,44 @@ class Run:
             self.reference.model.load_state_dict(self.actor.policy.model.state_dict())
             self.reference_step = step
 
-    def save(self) -> Path:
-        """Writes a checkpoint of the current step."""
-        random_tensors, random_state = rng_state()
-        state = {
-            "actor": self.actor.state(),
-            "sampler": self.sampler.state_dict(),
+    def restore(self, path: Path) -> None:
+        """Goes on from a checkpoint; the engine samples with its weights from here on."""
+        super().restore(path)
+        self.engine.load_weights(self.actor.policy, self.step)
+
+    def _more_to_save(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+        tensors: dict[str, Mapping[str, Tensor]] = {}
+        state: dict[str, Any] = {
             "kl_controller": self.kl_controller.state_dict(),
             "reference_step": self.reference_step,
-            "rng": random_state,
-            "kind": "train",
         }
-        tensors = {**self.actor.tensors(), "rng": random_tensors}
         if self.critic is not None:
-            state["critic"] = self.critic.state()
             tensors |= self.critic.tensors()
+            state["critic"] = self.critic.state()
         if self.config.wants_discriminator:
             state["stage"] = {"name": self.stages.at(self.step).name.lower(), "warmup_steps": self.stages.warmup}
         if self.reference is not None and self.reference_step > 0:
             tensors["reference"] = self.reference.model.state_dict()
-        return save_checkpoint(
-            self.folder,
-            self.step,
-            tensors=tensors,
-            state=state,
-            keep=self.config.trainer.max_actor_ckpt_to_keep,
-        )
+        return tensors, state
 
-    def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint; the engine samples with its weights from here on."""
-        checkpoint = load_checkpoint(path)
+    def _check(self, checkpoint: Checkpoint) -> None:
         warmup = checkpoint.state.get("stage", {"warmup_steps": 0})["warmup_steps"]
         if warmup != self.stages.warmup:
             raise CheckpointError(
-                f"{path} is of a run with {warmup} steps of GAD's warmup, and this run has {self.stages.warmup}: set "
-                f"trainer.gad_warmup_steps={warmup}, or trainer.resume_mode=disable to start again"
+                f"{checkpoint.path} is of a run with {warmup} steps of GAD's warmup, and this run has "
+                f"{self.stages.warmup}: set trainer.gad_warmup_steps={warmup}, or trainer.resume_mode=disable to start "
+                "again"
             )
-        self.sampler.load_state_dict(checkpoint.state["sampler"])
-        self.actor.load(checkpoint, checkpoint.state["actor"])
+
+    def _load_more(self, checkpoint: Checkpoint) -> None:
         if self.critic is not None:
             self.critic.load(checkpoint, checkpoint.state.get("critic", {}))
         elif "critic" in checkpoint.state:
-            self.console.notice(f"{path} holds a critic, which this run does not train: it goes on without")
+            self.console.notice(f"{checkpoint.path} holds a critic, which this run does not train: it goes on without")
         self.kl_controller.load_state_dict(checkpoint.state["kl_controller"])
         if self.reference is not None and "reference" in checkpoint.tensors:
             self.reference.model.load_state_dict(checkpoint.tensors["reference"])
             self.reference_step = checkpoint.state["reference_step"]
-        for warning in set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"]):
-            self.console.notice(warning)
-        self.step = checkpoint.step
-        self.engine.load_weights(self.actor.policy, self.step)
 
 
 @contextmanager
@@ -155,21 +131,16 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
     device = choose_device(config)
     tokenizer = load_actor_tokenizer(model)
     distils = config.wants_discriminator
-    train_data = load_dataset(
-        data.train_files, data, tokenizer, require_teacher=distils, max_samples=data.train_max_samples
-    )
-    val_data = (
-        load_dataset(data.val_files, data, tokenizer, max_samples=data.val_max_samples) if data.val_files else None
-    )
-    assert data.seed is not None  # resolved
-    sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed, train_data.fingerprint)
+    train_data, val_data, sampler = read_data(data, tokenizer, train_teacher=distils)
     stages = Stages.of(config, sampler.batches_per_epoch)
     total_steps = stages.warmup + (trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch)
     longest = longest_sequence(data, train_data, val_data)
     torch.manual_seed(trainer.seed)
-    policy = load_policy(model, tokenizer, device, longest)
+    policy = load_policy(model, tokenizer, device, longest, with_values=config.shares_backbone)
     reference = load_policy(model, tokenizer, device, longest, train=False) if config.uses_reference else None
-    critic = load_critic(config, tokenizer, device, longest, total_steps) if config.critic.enable else None
+    critic = None
+    if config.critic.enable and not config.shares_backbone:
+        critic = load_critic(config, tokenizer, device, longest, total_steps)
     actor_steps = total_steps - stages.warmup - stages.critic_only
     checkpoint, lines = where_to_resume(config, "train")
     if actor_steps <= 0:
@@ -188,21 +159,17 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
                 source_optional=distils,
             )
         )
-        header = _header(config, policy, train_data, folder)
+        header = run_header(config, policy, train_data, folder)
         if distils:
             header["stages"] = stages.summary(total_steps)
-        console = ConsoleLogger(total_steps, header)
         engine = make_engine(
             policy, tokenizer, seed=trainer.seed, max_num_seqs=config.actor_rollout_ref.rollout.max_num_seqs
         )
         stack.callback(engine.close)
-        resume_step = load_checkpoint(checkpoint).step if checkpoint is not None else None
-        tracker = stack.enter_context(open_tracker(config, folder, resume_step, console))
-        samples = SampleWriter(folder, max(_TRAIN_SAMPLES, trainer.log_val_generations), resume_step)
+        said = [*lines, *notices(config)]
+        console, tracker = stack.enter_context(watched(config, folder, checkpoint, total_steps, header, said))
+        samples = SampleWriter(folder, max(_TRAIN_SAMPLES, trainer.log_val_generations), resume_step(checkpoint))
         stack.callback(samples.close)
-        stack.enter_context(console)
-        for line in [*lines, *notices(config)]:
-            console.notice(line)
         synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
         run = Run(
             config=config,
@@ -224,57 +191,5 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
             total_steps=total_steps,
             stages=stages,
         )
-        if checkpoint is not None:
-            run.restore(checkpoint)
-            console.notice(f"resumed from {checkpoint} after step {run.step} of {total_steps}")
-        if run.step < total_steps:
-            for line in write_config(folder, config, run.step):
-                console.notice(line)
+        run.begin(checkpoint)
         yield run
-
-
-def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
-    """Tokens of the longest prompt that these datasets hold and the longest response after it."""
-    longest = max(dataset.longest for dataset in datasets if dataset is not None)
-    return min(longest, config.max_prompt_length) + config.max_response_length
-
-
-def choose_device(config: Config) -> str:
-    """The device that `trainer.device` names, with `trainer.num_threads` set.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    if config.trainer.num_threads is not None:
-        torch.set_num_threads(config.trainer.num_threads)
-    if config.trainer.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "trainer.device=cuda, but torch finds no CUDA device: set trainer.device=cpu", "trainer.device"
-        )
-    if config.trainer.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.trainer.device
-
-
-def _header(config: Config, policy: Policy, data: PromptDataset, folder: Path) -> dict[str, str]:
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    model = policy.model
-    millions = model.num_parameters() / 1e6
-    clip: Any = actor.clip_ratio_low, actor.clip_ratio_high
-    critic_path = config.critic.model.path or config.actor_rollout_ref.model.path
-    critic = (
-        f"discriminator (GAD) on {critic_path}, teacher in {config.data.teacher_key}, lr {config.critic.optim.lr:g}"
-        if config.wants_discriminator
-        else f"value head on {critic_path}, "
-        f"clip {config.critic.cliprange_value:g}, {config.critic.loss_agg_mode}, lr {config.critic.optim.lr:g}"
-    )
-    return {
-        "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {model.dtype})",
-        "algorithm": f"{actor.policy_loss.loss_mode} with {config.algorithm.adv_estimator} advantages, "
-        f"clip {json.dumps(clip)[1:-1]}, {actor.loss_agg_mode}, lr {actor.optim.lr:g}",
-        **({"critic": critic} if config.critic.enable else {}),
-        "data": data.summary(),
-        "batch": f"{config.data.train_batch_size} prompts x {rollout.n} responses, "
-        f"mini-batches of {actor.ppo_mini_batch_size} prompts",
-        "run folder": str(folder),
-    }

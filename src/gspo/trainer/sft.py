@@ -4,75 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from gspo.algorithms import agg_loss
 from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
-from gspo.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from gspo.config import Config, require_keys
-from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.groups import Group, GroupBatch, Prompt
-from gspo.models import Policy, micro_batches
-from gspo.observe import ConsoleLogger, PhaseClock, Tracker, build_report, throughput_metrics
+from gspo.observe import PhaseClock, build_report, throughput_metrics
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
 from gspo.trainer.answers import answer_response
+from gspo.trainer.base_run import BaseRun
+from gspo.trainer.cross_entropy import cross_entropy
 from gspo.trainer.folder import (
     hold,
     nothing_to_train,
-    open_tracker,
     run_folder,
     where_to_resume,
-    write_config,
 )
-from gspo.trainer.run import choose_device, longest_sequence
+from gspo.trainer.opening import choose_device, longest_sequence, read_data, watched
 
 __all__ = ["answer_response", "sft"]
 
 
-@dataclass
-class _SftRun:
-    """A supervised run and where it stands; `step` is the last finished step."""
+@dataclass(kw_only=True)
+class _SftRun(BaseRun):
+    """A supervised run and where it stands."""
 
-    config: Config
-    folder: Path
-    tokenizer: PreTrainedTokenizerBase
-    actor: Actor
-    train_data: PromptDataset
-    val_data: PromptDataset | None
-    sampler: PromptSampler
-    tracker: Tracker
-    console: ConsoleLogger
-    clock: PhaseClock
-    total_steps: int
-    step: int = 0
-
-    def save(self) -> None:
-        random_tensors, random_state = rng_state()
-        save_checkpoint(
-            self.folder,
-            self.step,
-            tensors={**self.actor.tensors(), "rng": random_tensors},
-            state={
-                "actor": self.actor.state(),
-                "sampler": self.sampler.state_dict(),
-                "rng": random_state,
-                "kind": "sft",
-            },
-            keep=self.config.trainer.max_actor_ckpt_to_keep,
-        )
-
-    def restore(self, path: Path) -> None:
-        checkpoint = load_checkpoint(path)
-        self.sampler.load_state_dict(checkpoint.state["sampler"])
-        self.actor.load(checkpoint, checkpoint.state["actor"])
-        for warning in set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"]):
-            self.console.notice(warning)
-        self.step = checkpoint.step
+    kind: ClassVar[str] = "sft"
 
 
 def sft(config: Config) -> Path:
@@ -128,17 +90,11 @@ def _batch(run: _SftRun, prompts: Sequence[Prompt]) -> GroupBatch:
 
 def _update(run: _SftRun, prompts: Sequence[Prompt]) -> dict[str, Stat]:
     batch = _batch(run, prompts)
-    num_tokens = batch["response_mask"].sum()
-    stats: list[dict[str, Stat]] = [{"actor/lr": Mean(run.actor.lr), "train/num_tokens": Mean(num_tokens)}]
-    for part, loss in _losses(run, batch, run.actor.policy):
-        (loss / num_tokens).backward()
+    stats: list[dict[str, Stat]] = [{"actor/lr": Mean(run.actor.lr), "train/num_tokens": Mean(batch.num_tokens)}]
+    for part, share, mean in cross_entropy(batch, run.actor.policy, run.config):
+        share.backward()
         cut = sum(r.finish_reason == "length" for group in part.groups for r in group.responses)
-        stats.append(
-            {
-                "train/loss": Mean(loss.detach(), part["response_mask"].sum()),
-                "train/answers_cut": Mean(float(cut), float(len(part))),
-            }
-        )
+        stats.append({"train/loss": mean, "train/answers_cut": Mean(float(cut), float(len(part)))})
     stats.append(run.actor.step())
     run.actor.advance()
     return merge_stats(stats)
@@ -148,18 +104,10 @@ def _update(run: _SftRun, prompts: Sequence[Prompt]) -> dict[str, Stat]:
 def _validate(run: _SftRun) -> dict[str, float]:
     assert run.val_data is not None
     with run.clock("testing"):
-        stats: list[dict[str, Stat]] = []
-        for part, loss in _losses(run, _batch(run, run.val_data.prompts), run.actor.policy):
-            stats.append({"val/loss": Mean(loss, part["response_mask"].sum())})
-    metrics = to_floats(merge_stats(stats))
+        parts = cross_entropy(_batch(run, run.val_data.prompts), run.actor.policy, run.config)
+        stats = merge_stats([{"val/loss": mean} for _, _, mean in parts])
+    metrics = to_floats(stats)
     return metrics | {"val/perplexity": math.exp(min(metrics["val/loss"], 700.0))}
-
-
-def _losses(run: _SftRun, batch: GroupBatch, policy: Policy) -> Iterator[tuple[GroupBatch, torch.Tensor]]:
-    """Summed negative log-likelihood of each micro-batch."""
-    for part in micro_batches(batch, run.config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu):
-        log_prob, _ = policy.log_probs(part)
-        yield part, agg_loss(-log_prob, part["response_mask"], "token-mean", batch_num_tokens=1)
 
 
 @contextmanager
@@ -169,14 +117,7 @@ def _open(config: Config) -> Iterator[_SftRun]:
     data = replace(config.data, teacher_key=config.data.answer_key)
     device = choose_device(config)
     tokenizer = load_actor_tokenizer(model)
-    train_data = load_dataset(
-        data.train_files, data, tokenizer, require_teacher=True, max_samples=data.train_max_samples
-    )
-    val_data = None
-    if data.val_files:
-        val_data = load_dataset(data.val_files, data, tokenizer, require_teacher=True, max_samples=data.val_max_samples)
-    assert data.seed is not None  # resolved
-    sampler = PromptSampler(len(train_data), data.train_batch_size, data.shuffle, data.seed, train_data.fingerprint)
+    train_data, val_data, sampler = read_data(data, tokenizer, train_teacher=True, val_teacher=True)
     total_steps = trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch
     torch.manual_seed(trainer.seed)
     policy = load_policy(model, tokenizer, device, longest_sequence(data, train_data, val_data))
@@ -188,31 +129,19 @@ def _open(config: Config) -> Iterator[_SftRun]:
         "data": train_data.summary(),
         "run folder": str(folder),
     }
-    with ExitStack() as stack:
-        stack.enter_context(hold(folder))
-        console = ConsoleLogger(total_steps, header)
-        resume_step = load_checkpoint(checkpoint).step if checkpoint is not None else None
-        tracker = stack.enter_context(open_tracker(config, folder, resume_step, console))
-        stack.enter_context(console)
-        for line in lines:
-            console.notice(line)
+    with hold(folder), watched(config, folder, checkpoint, total_steps, header, lines) as (console, tracker):
         run = _SftRun(
-            config,
-            folder,
-            tokenizer,
-            Actor(policy, config.actor_rollout_ref.actor.optim, total_steps),
-            train_data,
-            val_data,
-            sampler,
-            tracker,
-            console,
-            PhaseClock(on_phase=console.phase),
-            total_steps,
+            config=config,
+            folder=folder,
+            tokenizer=tokenizer,
+            actor=Actor(policy, config.actor_rollout_ref.actor.optim, total_steps),
+            train_data=train_data,
+            val_data=val_data,
+            sampler=sampler,
+            tracker=tracker,
+            console=console,
+            clock=PhaseClock(on_phase=console.phase),
+            total_steps=total_steps,
         )
-        if checkpoint is not None:
-            run.restore(checkpoint)
-            console.notice(f"resumed from {checkpoint} after step {run.step} of {total_steps}")
-        if run.step < total_steps:
-            for line in write_config(folder, config, run.step):
-                console.notice(line)
+        run.begin(checkpoint)
         yield run

@@ -83,7 +83,12 @@ class Trained:
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """Weights and optimizer moments, for a checkpoint."""
         moments, _ = optimizer_to_tensors(self.optimizer, self.module.named_parameters())
-        return {self.name: self.module.state_dict(), f"{self.name}_optim": moments}
+        weights = {entry: module.state_dict() for entry, module in self._entries().items()}
+        return {**weights, f"{self.name}_optim": moments}
+
+    def _entries(self) -> dict[str, nn.Module]:
+        """The entries of a checkpoint that hold weights, and the modules that these are of."""
+        return {self.name: self.module}
 
     def state(self) -> dict[str, Any]:
         """What of optimizer and schedule is no tensor, for a checkpoint."""
@@ -102,7 +107,8 @@ class Trained:
                 "began with, or start again with trainer.resume_mode=disable"
             )
         try:
-            self.module.load_state_dict(checkpoint.tensors[self.name])
+            for entry, module in self._entries().items():
+                module.load_state_dict(checkpoint.tensors[entry])
         except RuntimeError as error:
             raise CheckpointError(
                 f"the weights in {checkpoint.path} are of another model than {self._model_key}: "
