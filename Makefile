@@ -34,6 +34,7 @@ lint: $(READY)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 
 # Two cores are used better by two processes of one thread each than by one process of two threads.
 test: lint
