@@ -17,7 +17,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of every comparison."""
     parser.add_argument("--pairs", type=int, default=5, help="steps of each; 0: the check of the losses only")
     parser.add_argument(
-        "--wait-policy", choices=("passive", "active"), default="passive", help="of idle OpenMP threads"
+        "--wait-policy",
+        choices=("usual", "passive", "active"),
+        default="usual",
+        help="of idle OpenMP threads; usual: as a user has it, they spin for a moment and then sleep",
     )
 
 

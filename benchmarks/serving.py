@@ -111,12 +111,14 @@ def environment(threads: int, wait_policy: str) -> dict[str, str]:
 
     Args:
         threads: of each worker.
-        wait_policy: `passive`: idle threads of OpenMP sleep at once; `active`: they spin for a while.
+        wait_policy: `usual`: idle threads of OpenMP do what they do without a setting, spin for a moment and then sleep;
+            `passive`: they sleep at once; `active`: they spin.
     """
     own = {
         "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": wait_policy,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if wait_policy != "usual":
+        own["OMP_WAIT_POLICY"] = wait_policy
     return {**os.environ, **own}

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Policy, load_model, micro_batches, verify_packed_forward
+from gspo.models import Policy, load_model, micro_batches, prefix_attention, verify_packed_forward
 
 # Decoders compute norms and rotary angles in float32 whatever their dtype, so this is float32 rounding.
 _TOLERANCE = 2e-5
@@ -58,8 +58,17 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], to
         assert float((ours[name] - expected).abs().max()) / scale < tolerance, name
 
 
+@pytest.fixture(params=["dense", "flash"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways through short sequences; long ones take the second."""
+    if request.param == "flash":
+        monkeypatch.setattr(prefix_attention, "serves", lambda _: False)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.usefixtures("kernel")
 def test_packed_equals_padded(family: str, seed: int) -> None:
     model = tiny_model(family)
     groups = random_groups(seed)
@@ -79,6 +88,7 @@ def test_packed_equals_padded(family: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("kernel")
 def test_packed_equals_padded_in_float32(family: str) -> None:
     model = tiny_model(family, torch.float32)
     groups = random_groups(5)
@@ -94,6 +104,7 @@ def test_packed_equals_padded_in_float32(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe"])
+@pytest.mark.usefixtures("kernel")
 def test_any_micro_batch_split_gives_the_same_gradient(family: str) -> None:
     model = tiny_model(family)
     batch = scored(random_groups(2, num_groups=4))
@@ -118,6 +129,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
     assert_same_gradients(gradients(recomputing, Policy(recomputing).log_probs(batch)[0].sum()), whole, tolerance=1e-6)
 
 
+@pytest.mark.usefixtures("kernel")
 def test_prompt_order_and_neighbours_do_not_matter() -> None:
     policy = Policy(tiny_model("qwen3"))
     groups = random_groups(4, num_groups=5)

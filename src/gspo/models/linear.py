@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["FastLinear", "linear", "packed_weights", "use_fast_linears"]
+__all__ = ["FastLinear", "gradient_of_weight", "linear", "packed_weights", "use_fast_linears"]
 
 
 def _found() -> bool:
@@ -48,6 +48,20 @@ def _fast(rows: Tensor, weight: Tensor) -> bool:
     return _AVAILABLE and rows.is_cpu and rows.dtype == torch.float32 == weight.dtype and rows.numel() > 0
 
 
+def gradient_of_weight(grad: Tensor, rows: Tensor) -> Tensor:
+    """Gradient of a linear layer's weight: grad.T @ rows.
+
+    Args:
+        grad: of the outputs. (..., outputs)
+        rows: the inputs. (..., inputs)
+    """
+    grad, rows = grad.flatten(0, -2), rows.flatten(0, -2)
+    # oneDNN copies its first factor where it is transposed: that should be the narrower one.
+    if grad.shape[1] > rows.shape[1]:
+        return linear(rows.t(), grad.t()).t()
+    return linear(grad.t(), rows.t())
+
+
 class FastLinear(nn.Linear):
     """A linear layer whose products run on oneDNN where it can serve them, and as PyTorch's elsewhere.
 
@@ -63,7 +77,12 @@ class FastLinear(nn.Linear):
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
             out: Tensor = _Linear.apply(input, self.weight, self.bias)
             return out
-        return linear(input, self.weight if self.packed is None else self.packed, self.bias)
+        return linear(input, self.laid_out, self.bias)
+
+    @property
+    def laid_out(self) -> Tensor:
+        """The weight as sampling reads it fastest."""
+        return self.weight if self.packed is None else self.packed
 
 
 class _Linear(torch.autograd.Function):
@@ -78,7 +97,7 @@ class _Linear(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
         of_rows = linear(grads[0], weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = linear(grad.t(), rows.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
+        of_weight = gradient_of_weight(grad, rows) if ctx.needs_input_grad[1] else None
         of_bias = grad.sum(0) if ctx.has_bias and ctx.needs_input_grad[2] else None
         return of_rows, of_weight, of_bias
 

@@ -4,19 +4,21 @@ Softmax over (prompt, own tokens) is the merge of two softmaxes by their log-sum
 responses of the group in one product and no mask is built. The backward pass of a flash kernel needs only the merged
 output and log-sum-exp, which makes it exact for each part separately.
 
-On a CPU the parts run on PyTorch's flash kernel. Elsewhere, under a soft cap, or where a sliding window cuts a group,
-each group runs as one masked attention: slower, the same values.
+On a CPU the parts run on PyTorch's flash kernel, and short sequences as plain products (`dense_attention`). Elsewhere,
+under a soft cap, or where a sliding window cuts a group, each group runs as one masked attention: slower, the same
+values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gspo.models.dense_attention import DenseAttention, DenseBucket, dense_buckets, serves
 from gspo.models.packing import GroupSpan
 
 __all__ = ["PackedAttention"]
@@ -67,6 +69,7 @@ class PackedAttention:
 
     spans: tuple[GroupSpan, ...]
     position_ids: Tensor
+    _dense: dict[int, list[DenseBucket]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def attend(
         self,
@@ -83,11 +86,25 @@ class PackedAttention:
         del layer  # all layers see alike
         q, k, v = query[0], key[0], value[0]
         cut = window is not None and self._longest_sequence > window
+        out: Tensor
         if q.device.type == "cpu" and softcap is None and not cut:
-            out: Tensor = _FlashAttention.apply(q, k, v, self, scale)
+            if self._short:
+                out = DenseAttention.apply(q, k, v, self._dense_buckets(q), scale)
+            else:
+                out = _FlashAttention.apply(q, k, v, self, scale)
         else:
             out = self._masked(q, k, v, scale, window if cut else None, softcap)
         return out.transpose(0, 1)[None]
+
+    @cached_property
+    def _short(self) -> bool:
+        return serves(self.spans)
+
+    def _dense_buckets(self, q: Tensor) -> list[DenseBucket]:
+        heads = q.shape[0]
+        if heads not in self._dense:
+            self._dense[heads] = dense_buckets(self.spans, heads, q)
+        return self._dense[heads]
 
     @cached_property
     def _longest_sequence(self) -> int:

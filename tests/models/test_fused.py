@@ -1,0 +1,96 @@
+"""Fused norms and MLPs against the modules they replace, in float64: values and every gradient."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models_helpers import random_groups, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gspo.groups import GroupBatch, Outcome
+from gspo.models import Policy
+from gspo.models.fused import use_fused_modules
+from gspo.models.linear import FastLinear, packed_weights, use_fast_linears
+
+
+def fused(family: str) -> PreTrainedModel:
+    model = tiny_model(family, torch.float32, scale=2.0)
+    use_fast_linears(model)
+    use_fused_modules(model)
+    if not any(isinstance(module, FastLinear) for module in model.modules()):
+        pytest.skip("oneDNN is not to be had on this machine")
+    return model
+
+
+def kinds(model: PreTrainedModel) -> set[str]:
+    return {type(module).__name__ for module in model.modules() if type(module).__name__.startswith("Fused")}
+
+
+def batch_of(seed: int) -> GroupBatch:
+    groups = random_groups(seed, 3)
+    for group in groups:
+        for response in group.responses:
+            response.outcome = Outcome(1.0)
+    return GroupBatch.from_groups(groups)
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("llama", {"FusedLlamaMLP", "FusedLlamaRMSNorm"}),
+        ("qwen2", {"FusedQwen2MLP", "FusedQwen2RMSNorm"}),
+        ("qwen3", {"FusedQwen3MLP", "FusedQwen3RMSNorm"}),
+        ("gemma2", set()),  # its norms add one to their weights, its MLPs are opened by a GELU
+    ],
+)
+def test_only_the_usual_form_is_replaced(family: str, expected: set[str]) -> None:
+    assert kinds(fused(family)) == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "qwen3_moe"])
+def test_log_probs_and_gradients_are_those_of_the_plain_model(family: str) -> None:
+    model, batch = fused(family), batch_of(0)
+    plain = tiny_model(family, torch.float64, scale=2.0)
+    weights = torch.randn(batch["response_mask"].shape, generator=torch.Generator().manual_seed(1))
+    found: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for one in (model, plain):
+        log_probs, _ = Policy(one).log_probs(batch)
+        (log_probs * weights.to(log_probs.dtype)).sum().backward()
+        found.append((log_probs, {name: p.grad for name, p in one.named_parameters() if p.grad is not None}))
+    (ours, gradients), (exact, exact_gradients) = found
+    torch.testing.assert_close(ours.double(), exact, atol=2e-5, rtol=2e-5)
+    assert gradients.keys() == exact_gradients.keys()
+    for name, gradient in exact_gradients.items():
+        error = float((gradients[name].double() - gradient).norm() / gradient.norm().clamp(min=1e-3))
+        assert error < 1e-4, (name, error)
+
+
+def test_sampling_reads_the_same_values_from_packed_weights() -> None:
+    model = fused("llama")
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        plain = tiny_model("llama", torch.float64, scale=2.0)(tokens, use_cache=False).logits
+        with packed_weights(model):
+            packed = model(tokens, use_cache=False).logits
+        torch.testing.assert_close(packed.double(), plain, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model(tokens, use_cache=False).logits, packed, atol=1e-4, rtol=1e-4)
+
+
+def test_a_copy_is_a_model_of_its_own_and_another_type_takes_the_plain_way() -> None:
+    model = fused("llama")
+    twin = copy.deepcopy(model).double()
+    tokens = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        plain = tiny_model("llama", torch.float64, scale=2.0)
+        torch.testing.assert_close(
+            twin(tokens, use_cache=False).logits, plain(tokens, use_cache=False).logits, atol=1e-5, rtol=1e-5
+        )
+
+
+def test_names_and_weights_stay() -> None:
+    assert list(fused("qwen3").state_dict()) == list(tiny_model("qwen3").state_dict())
