@@ -27,7 +27,7 @@ from workloads import SPECIAL, WORKLOADS, make_model
 
 from gspo.config import load_config
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Policy
+from gspo.models import Policy, keep_freed_memory, use_fused_kernels
 from gspo.trainer.actor import Actor
 from gspo.trainer.stages import add_log_probs, update_actor
 
@@ -110,6 +110,8 @@ def measure(point: Point, threads: int, further: Sequence[str] = (), repeats: in
     )
     before = peak_memory_mb()
     model = make_model(workload, max_positions=point.prompt + point.length)
+    use_fused_kernels(model)
+    keep_freed_memory()
     actor = Actor(Policy(model), config.actor_rollout_ref.actor.optim, total_steps=100)
     batch = make_batch(point)
     seconds = {

@@ -29,7 +29,7 @@ def peak_memory_mb() -> float:
 
 
 def measure_machine(threads: int) -> dict[str, float]:
-    """`matmul_gflops` and `copy_gbytes_per_s`, measured in a new process, so that its memory is not this one's."""
+    """`matmul_gflops`, `onednn_gflops` and `copy_gbytes_per_s`, measured in a new process: its memory is not this one's."""
     command = [sys.executable, str(Path(__file__)), "--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, float] = json.loads(done.stdout)
@@ -40,6 +40,15 @@ def matmul_gflops(size: int = _SIZE, repeats: int = 7) -> float:
     """GFLOP/s of a float32 product of two square matrices, the best of several."""
     left, right, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
     return 2 * size**3 / _best(lambda: torch.mm(left, right, out=out), repeats) / 1e9
+
+
+def onednn_gflops(size: int = _SIZE, repeats: int = 7) -> float:
+    """The same by oneDNN, which PyTorch does not take by itself: what the processor can do. 0 where it is missing."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return 0.0
+    product = torch.ops.mkldnn._linear_pointwise
+    return 2 * size**3 / _best(lambda: product(left, right, None, "none", [], ""), repeats) / 1e9
 
 
 def copy_gbytes(size: int = _COPIED, repeats: int = 7) -> float:
@@ -63,7 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    print(json.dumps({"matmul_gflops": matmul_gflops(), "copy_gbytes_per_s": copy_gbytes()}))
+    figures = {
+        "matmul_gflops": matmul_gflops(),
+        "onednn_gflops": onednn_gflops(),
+        "copy_gbytes_per_s": copy_gbytes(),
+    }
+    print(json.dumps(figures))
     return 0
 
 

@@ -96,6 +96,7 @@ def settings(workload: Workload, folder: Path, run_folder: Path, threads: int) -
         f"{_ACTOR}.policy_loss": "gspo",
         f"{_ACTOR}.ppo_mini_batch_size": workload.mini_batch_prompts,
         f"{_ACTOR}.optim.lr": workload.lr,
+        f"{_ACTOR}.ppo_max_token_len_per_gpu": workload.micro_batch_tokens,
         f"{_ROLLOUT}.n": workload.n,
         f"{_ROLLOUT}.temperature": 1.0,
         f"{_ROLLOUT}.ignore_eos": workload.end_rate is None,

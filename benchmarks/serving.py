@@ -111,8 +111,8 @@ def environment(threads: int, wait_policy: str) -> dict[str, str]:
 
     Args:
         threads: of each worker.
-        wait_policy: `usual`: idle threads of OpenMP do what they do without a setting, spin for a moment and then sleep;
-            `passive`: they sleep at once; `active`: they spin.
+        wait_policy: `usual`: idle threads of OpenMP do what they do without a setting, spin for a moment and then
+            sleep; `passive`: they sleep at once; `active`: they spin.
     """
     own = {
         "OMP_NUM_THREADS": str(threads),

@@ -53,20 +53,32 @@ def write_profile(workload: Workload, work: Path, file: Path, threads: int, furt
     file.write_text(table, encoding="utf-8")
 
 
+# A phase of fewer seconds had nothing to do: old log-probabilities that came with the samples.
+_NOT_RUN = 1e-3
+
+
 def summary(workload: Workload, steps: Sequence[Step], machine: Mapping[str, float]) -> dict[str, Any]:
     """Medians over steps, with useful operations against the machine's matrix products.
 
     Args:
         workload: what was run.
         steps: its repeats.
-        machine: `matmul_gflops`, what a fraction of 1 would be.
+        machine: `matmul_gflops` and `onednn_gflops`, what a fraction of 1 would be.
     """
-    peak = machine["matmul_gflops"] * 1e9
     operations = [phase_flops(workload, step.groups) for step in steps]
     whole = [useful_flops(workload, step.groups) for step in steps]
     names = sorted({name for step in steps for name in step.phases})
     timed = {name: median(step.phases.get(name, 0.0) for step in steps) for name in names}
-    counted = [name for name in names if name in operations[0]]
+    counted = [name for name in names if name in operations[0] and timed[name] > _NOT_RUN]
+
+    def fractions(peak: str) -> dict[str, float]:
+        """Of the step and of each phase that was run."""
+        per_second = {
+            "step": [flops / step.seconds for flops, step in zip(whole, steps, strict=True)],
+            **{name: [f[name] / s.phases[name] for f, s in zip(operations, steps, strict=True)] for name in counted},
+        }
+        return {name: median(rates) / machine[peak] / 1e9 for name, rates in per_second.items()}
+
     return {
         "workload": workload.name,
         "repeats": len(steps),
@@ -81,15 +93,8 @@ def summary(workload: Workload, steps: Sequence[Step], machine: Mapping[str, flo
             "step": median(whole) / 1e9,
             **{name: median(each[name] for each in operations) / 1e9 for name in counted},
         },
-        "fraction_of_peak": {
-            "step": median(flops / step.seconds / peak for flops, step in zip(whole, steps, strict=True)),
-            **{
-                name: median(
-                    each[name] / step.phases[name] / peak for each, step in zip(operations, steps, strict=True)
-                )
-                for name in counted
-            },
-        },
+        "fraction_of_peak": fractions("matmul_gflops"),
+        "fraction_of_onednn": fractions("onednn_gflops") if machine["onednn_gflops"] else None,
     }
 
 

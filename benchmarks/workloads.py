@@ -60,6 +60,8 @@ class Workload:
         end_rate: chance of the end token at each token; None: every response has `max_tokens`.
         mini_batches: optimizer steps of a step.
         discriminator: whether GAD's discriminator is trained beside it, on a teacher's text for each prompt.
+        micro_batch_tokens: most tokens of one pass of this project's update; W3's are those of one group, which is as
+            fast as all at a time and takes less memory.
         lr: learning rate; small, so that lengths stay as they are over a measurement.
     """
 
@@ -78,6 +80,7 @@ class Workload:
     end_rate: float | None
     mini_batches: int
     discriminator: bool = False
+    micro_batch_tokens: int = 16384
     lr: float = 1e-6
 
     @property
@@ -105,6 +108,7 @@ WORKLOADS = {
         Workload(
             "W3", hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3, intermediate_size=1536, vocab_size=49152,
             tied=True, num_prompts=4, n=8, prompt_lengths=(128, 128), max_tokens=64, end_rate=None, mini_batches=1,
+            micro_batch_tokens=700,
         ),
         # GAD: W2 with a discriminator of the same size
         replace(_W2, name="W4", discriminator=True),

@@ -57,7 +57,7 @@ def test_a_profile_of_a_step(tiny: Any, tmp_path: Path) -> None:
     write_profile(tiny, tmp_path, file, torch.get_num_threads())
     table = file.read_text(encoding="utf-8")
     assert "Self CPU %" in table
-    assert "aten::mm " in table
+    assert "aten::mm " in table or "mkldnn::_linear_pointwise" in table
 
 
 def test_both_ways_of_batching_compute_the_same(tiny: Any, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_figures_are_medians(tiny: Any) -> None:
 
     groups = (GroupShape(4, (2, 3)), GroupShape(5, (1, 6)))
     steps = [Step(seconds, {"gen": seconds / 2, "other": seconds / 2}, groups, {}) for seconds in (1.0, 3.0, 2.0)]
-    figures = summary(tiny, steps, {"matmul_gflops": 1e-3})
+    figures = summary(tiny, steps, {"matmul_gflops": 1e-3, "onednn_gflops": 2e-3})
     assert figures["step_s"] == 2.0
     assert figures["phases_s"] == {"gen": 1.0, "other": 1.0}
     assert figures["completion_tokens_per_s"] == 12 / 2
@@ -129,6 +129,7 @@ def test_the_figures_are_medians(tiny: Any) -> None:
     assert figures["useful_gflop"]["step"] == useful_flops(tiny, groups) / 1e9
     assert figures["fraction_of_peak"]["step"] == pytest.approx(useful_flops(tiny, groups) / 2.0 / 1e6)
     assert set(figures["fraction_of_peak"]) == {"step", "gen"}
+    assert figures["fraction_of_onednn"]["step"] == pytest.approx(figures["fraction_of_peak"]["step"] / 2)
 
 
 def test_pairs_and_their_medians() -> None:

@@ -12,14 +12,13 @@ from transformers import PreTrainedModel
 
 from gspo.groups import GroupBatch, Outcome
 from gspo.models import Policy
-from gspo.models.fused import use_fused_modules
-from gspo.models.linear import FastLinear, packed_weights, use_fast_linears
+from gspo.models.fused import use_fused_kernels
+from gspo.models.linear import FastLinear, packed_weights
 
 
 def fused(family: str) -> PreTrainedModel:
     model = tiny_model(family, torch.float32, scale=2.0)
-    use_fast_linears(model)
-    use_fused_modules(model)
+    use_fused_kernels(model)
     if not any(isinstance(module, FastLinear) for module in model.modules()):
         pytest.skip("oneDNN is not to be had on this machine")
     return model

@@ -1,8 +1,10 @@
 """Models over packed groups: loading, packing, shared-prefix attention, log-probabilities."""
 
 from gspo.models.attention import AttentionContext, use_project_attention
+from gspo.models.fused import use_fused_kernels
 from gspo.models.loading import end_token_ids, load_model, load_tokenizer
 from gspo.models.logits import OutputHead, token_log_probs
+from gspo.models.memory import keep_freed_memory
 from gspo.models.packing import PackedRow, micro_batches, pack, teacher_of
 from gspo.models.policy import Policy, output_head, verify_packed_forward
 from gspo.models.prefix_attention import PackedAttention
@@ -17,6 +19,7 @@ __all__ = [
     "Policy",
     "Scorer",
     "end_token_ids",
+    "keep_freed_memory",
     "load_model",
     "load_tokenizer",
     "micro_batches",
@@ -25,6 +28,7 @@ __all__ = [
     "scalar_head",
     "teacher_of",
     "token_log_probs",
+    "use_fused_kernels",
     "use_project_attention",
     "verify_packed_forward",
 ]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gspo.models.linear import FastLinear, gradient_of_weight, linear
+from gspo.models.linear import FastLinear, gradient_of_weight, linear, use_fast_linears
 
-__all__ = ["use_fused_modules"]
+__all__ = ["use_fused_kernels"]
 
 # Float32 sums in another order differ by about 1e-7 of their size; another formula by far more.
 _TOLERANCE = 1e-5
@@ -103,11 +103,17 @@ def _serves(x: Tensor, weight: Tensor) -> bool:
     return x.is_cpu and x.dtype == torch.float32 == weight.dtype and x.numel() > 0
 
 
-def use_fused_modules(model: nn.Module) -> None:
-    """Replaces the norms and gated MLPs of `model` that are of the usual form, in place; names and weights stay.
+def use_fused_kernels(model: nn.Module) -> None:
+    """Puts a model's linear layers, norms and gated MLPs on this project's operations, in place, where they serve.
 
-    To be called once its linear layers are fast ones; does nothing on other devices or types.
+    Names and weights stay; nothing changes on another device or in another type than float32.
     """
+    use_fast_linears(model)
+    _fuse_modules(model)
+
+
+def _fuse_modules(model: nn.Module) -> None:
+    """Replaces the norms and gated MLPs that are of the usual form."""
     agreed: dict[tuple[type, tuple[int, ...]], bool] = {}
     for module in model.modules():
         weight = _leading_weight(module)

@@ -19,8 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from gspo.models.fused import use_fused_modules
-from gspo.models.linear import use_fast_linears
+from gspo.models.fused import use_fused_kernels as fuse
 from gspo.models.memory import keep_freed_memory
 
 __all__ = ["end_token_ids", "load_model", "load_tokenizer"]
@@ -116,8 +115,7 @@ def load_model(
             )
     _no_dropout(model)
     if use_fused_kernels:
-        use_fast_linears(model)
-        use_fused_modules(model)
+        fuse(model)
     keep_freed_memory()
     model.eval()
     if gradient_checkpointing:
