@@ -29,7 +29,7 @@ def peak_memory_mb() -> float:
 
 
 def measure_machine(threads: int) -> dict[str, float]:
-    """`matmul_gflops`, `onednn_gflops` and `copy_gbytes_per_s`, measured in a new process: its memory is not this one's."""
+    """The figures of `main`, measured in a new process, so that its memory is not this one's."""
     command = [sys.executable, str(Path(__file__)), "--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, float] = json.loads(done.stdout)
