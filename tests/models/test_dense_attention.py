@@ -73,7 +73,9 @@ def test_the_scores_of_one_call_are_bounded() -> None:
     assert all(n * 32 * own * (own + before) <= 8 * 2**20 for n, own, before in (b.shape for b in buckets))
 
 
-def test_long_sequences_are_left_to_the_flash_kernel() -> None:
-    assert serves(spans_of((256, (256, 1))))
-    assert not serves(spans_of((256, (257,))))
+def test_long_sequences_and_those_of_many_lengths_are_left_to_the_flash_kernel() -> None:
+    assert serves(spans_of((256, (256,) * 4)))
+    assert not serves(spans_of((256, (257,) * 4)))
     assert not serves(spans_of((4, ()), (513, ())))
+    assert serves(spans_of((8, (60, 61, 62, 63, 64, 63, 62, 61))))
+    assert not serves(spans_of((8, (1, 2, 4, 8, 16, 32, 64, 128))))

@@ -18,6 +18,8 @@ from gspo.models.packing import GroupSpan
 
 __all__ = ["DenseAttention", "DenseBucket", "dense_buckets", "serves"]
 
+_Segment = tuple[int, int, int, int]  # prompt's length, own length, prompt's start, own start
+
 # A prompt and a response together; beyond, the flash kernel is the faster one.
 _LONGEST = 512
 
@@ -28,9 +30,16 @@ _FILL = 0.7
 _MAX_SCORES = 8 * 2**20
 
 
+# Responses of a bucket at least, on average; fewer are too few to fill a call.
+_FULL = 4
+
+
 def serves(spans: Sequence[GroupSpan]) -> bool:
-    """Whether all sequences of these groups are short enough."""
-    return all(span.prompt_length + max(span.response_lengths, default=0) <= _LONGEST for span in spans)
+    """Whether this is the faster way: all sequences are short, and most have neighbours of their own lengths."""
+    if any(span.prompt_length + max(span.response_lengths, default=0) > _LONGEST for span in spans):
+        return False
+    segments = [segment for segment in _segments(spans) if segment[0]]
+    return len(segments) >= _FULL * sum(1 for _ in _grouped(segments, heads=1))
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,12 @@ def dense_buckets(spans: Sequence[GroupSpan], heads: int, like: Tensor) -> list[
         heads: number of query heads.
         like: of the type and device of the scores.
     """
-    segments: list[tuple[int, int, int, int]] = []  # prompt length, own length, prompt's start, own start
+    return [_bucket(members, like) for members in _grouped(_segments(spans), heads)]
+
+
+def _segments(spans: Sequence[GroupSpan]) -> list[_Segment]:
+    """Prompts and responses, the longest prompts first."""
+    segments: list[_Segment] = []
     for span in spans:
         segments.append((0, span.prompt_length, span.start, span.start))
         start = span.responses_start
@@ -93,12 +107,11 @@ def dense_buckets(spans: Sequence[GroupSpan], heads: int, like: Tensor) -> list[
             if length:
                 segments.append((span.prompt_length, length, span.start, start))
             start += length
-    segments.sort(reverse=True)
-    return [_bucket(members, like) for members in _grouped(segments, heads)]
+    return sorted(segments, reverse=True)
 
 
-def _grouped(segments: list[tuple[int, int, int, int]], heads: int) -> Iterator[list[tuple[int, int, int, int]]]:
-    members: list[tuple[int, int, int, int]] = []
+def _grouped(segments: list[_Segment], heads: int) -> Iterator[list[_Segment]]:
+    members: list[_Segment] = []
     own = 0
     for segment in segments:
         prompt_fits = members and segment[0] >= _FILL * members[0][0] and bool(segment[0]) == bool(members[0][0])
@@ -114,7 +127,7 @@ def _grouped(segments: list[tuple[int, int, int, int]], heads: int) -> Iterator[
         yield members
 
 
-def _bucket(members: list[tuple[int, int, int, int]], like: Tensor) -> DenseBucket:
+def _bucket(members: list[_Segment], like: Tensor) -> DenseBucket:
     prompts, owns, prompt_starts, own_starts = torch.tensor(members, device=like.device).unbind(1)
     prompt, own = int(prompts.max()), int(owns.max())
     steps, before = torch.arange(own, device=like.device), torch.arange(prompt, device=like.device)

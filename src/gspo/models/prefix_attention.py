@@ -69,7 +69,7 @@ class PackedAttention:
 
     spans: tuple[GroupSpan, ...]
     position_ids: Tensor
-    _dense: dict[int, list[DenseBucket]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _dense: dict[int, list[DenseBucket] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def attend(
         self,
@@ -88,22 +88,20 @@ class PackedAttention:
         cut = window is not None and self._longest_sequence > window
         out: Tensor
         if q.device.type == "cpu" and softcap is None and not cut:
-            if self._short:
-                out = DenseAttention.apply(q, k, v, self._dense_buckets(q), scale)
+            dense = self._dense_buckets(q)
+            if dense is not None:
+                out = DenseAttention.apply(q, k, v, dense, scale)
             else:
                 out = _FlashAttention.apply(q, k, v, self, scale)
         else:
             out = self._masked(q, k, v, scale, window if cut else None, softcap)
         return out.transpose(0, 1)[None]
 
-    @cached_property
-    def _short(self) -> bool:
-        return serves(self.spans)
-
-    def _dense_buckets(self, q: Tensor) -> list[DenseBucket]:
+    def _dense_buckets(self, q: Tensor) -> list[DenseBucket] | None:
+        """Buckets for dense attention; None where it would not be faster."""
         heads = q.shape[0]
         if heads not in self._dense:
-            self._dense[heads] = dense_buckets(self.spans, heads, q)
+            self._dense[heads] = dense_buckets(self.spans, heads, q) if serves(self.spans) else None
         return self._dense[heads]
 
     @cached_property
