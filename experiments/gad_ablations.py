@@ -14,11 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from gspo.gad_quickstart import gad_config, measure, prepare, sft_config
 from gspo.observe.jsonl import read_jsonl
 from gspo.trainer.loop import train
@@ -116,6 +111,11 @@ def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def draw(curves: dict[str, dict[int, list[dict[str, float]]]], path: Path) -> None:
     """One panel a figure, one colour a variant, one line a seed, over the adversarial stage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     figure, panels = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.6), layout="constrained")
     for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
         for number, (name, seeds) in enumerate(curves.items()):

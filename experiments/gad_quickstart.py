@@ -13,11 +13,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from gspo.gad_quickstart import gad_quickstart
 from gspo.observe.jsonl import read_jsonl
 
@@ -68,6 +63,11 @@ def table(results: dict[int, dict[str, dict[str, Any]]]) -> str:
 
 def draw(curves: dict[int, list[dict[str, float]]], path: Path) -> None:
     """One panel a figure, one line a seed; the adversarial stage is shaded."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     figure, panels = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.4), layout="constrained")
     for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
         for seed, lines in curves.items():
