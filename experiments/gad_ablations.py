@@ -28,8 +28,8 @@ VARIANTS = {
         "no_discriminator_warmup",
         ["trainer.gad_warmup_steps=0", "trainer.critic_warmup=0", f"trainer.total_training_steps={ADVERSARIAL_STEPS}"],
     ),
-    "no student warmup": ("no_student_warmup", ["trainer.gad_warmup_steps=0"]),
     "frozen discriminator": ("frozen", ["critic.discriminator.freeze_after_warmup=true"]),
+    "no student warmup": ("no_student_warmup", ["trainer.gad_warmup_steps=0"]),
     "advantages / std": ("std", ["algorithm.norm_adv_by_std_in_grpo=true"]),
 }
 PANELS = {
@@ -47,8 +47,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "gad_ablations")
     args = parser.parse_args()
-    results: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in VARIANTS}
-    curves: dict[str, dict[int, list[dict[str, float]]]] = {name: {} for name in VARIANTS}
+    args.results.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[int, dict[str, Any]]] = {}
+    curves: dict[str, dict[int, list[dict[str, float]]]] = {}
     for seed in args.seeds:
         folder = args.out / f"gad-seed-{seed}"
         if not (folder / "supervised" / "huggingface").exists():
@@ -60,14 +61,15 @@ def main() -> None:
             config = gad_config(folder, seed, overrides, own)
             if not (folder / own / "report.html").exists():
                 train(config)
-            curves[name][seed] = adversarial(read_jsonl(folder / own / "metrics.jsonl"))
+            lines = adversarial(read_jsonl(folder / own / "metrics.jsonl"))
             figures = asdict(measure(folder / own / "huggingface", config))
-            results[name][seed] = figures | at_the_ends(curves[name][seed])
-    args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.results / "table.md").write_text(table(results))
+            curves.setdefault(name, {})[seed] = lines
+            results.setdefault(name, {})[seed] = figures | at_the_ends(lines)
+            # After every run, so that what is finished is there to be read.
+            (args.results / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            (args.results / "table.md").write_text(table(results))
+            draw(curves, args.results / "curves.png")
     print(table(results))
-    draw(curves, args.results / "curves.png")
 
 
 def adversarial(lines: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -32,7 +32,7 @@ from gspo.trainer.validation import validation_sampling
 __all__ = ["Measured", "further_steps", "gad_config", "gad_quickstart", "measure", "prepare", "sft_config"]
 
 _NUM_TRAIN, _NUM_VAL = 4000, 200
-SUPERVISED_STEPS, SUPERVISED_LR = 600, 3e-3
+SUPERVISED_STEPS, SUPERVISED_LR = 800, 3e-3
 FURTHER_LR = 5e-4
 _MODEL = {"hidden_size": 64, "num_layers": 2, "max_positions": 64}
 
