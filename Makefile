@@ -9,11 +9,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off
 
-.PHONY: help quickstart test lint docs clean
+.PHONY: help quickstart gad-quickstart test lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  train a small model in about two minutes (SEED=1)"
+	@echo "make gad-quickstart  distil a teacher that can only be read, in a few minutes (SEED=1)"
 	@echo "make test        lint, types and tests (WORKERS=2 processes)"
 	@echo "make lint        ruff and mypy only"
 	@echo "make docs        write docs/config.md from the config schema"
@@ -29,6 +30,9 @@ $(READY): pyproject.toml constraints.txt
 
 quickstart: $(READY)
 	@$(BIN)/gspo quickstart --seed $(SEED)
+
+gad-quickstart: $(READY)
+	@$(BIN)/gspo quickstart --gad --seed $(SEED)
 
 lint: $(READY)
 	@$(BIN)/ruff check

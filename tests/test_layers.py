@@ -25,9 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BASE | MIDDLE | {"statistics"},
     "trainer": BASE | MIDDLE | {"statistics", "evaluate"},
     "quickstart": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
+    "gad_quickstart": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
     "evaluation_command": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
     "compare": BASE | MIDDLE | {"statistics", "evaluate", "trainer"},
-    "cli": BASE | MIDDLE | {"statistics", "evaluate", "evaluation_command", "trainer", "quickstart", "compare"},
+    "cli": BASE
+    | MIDDLE
+    | {"statistics", "evaluate", "evaluation_command", "trainer", "quickstart", "gad_quickstart", "compare"},
     "__main__": {"cli"},
 }
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

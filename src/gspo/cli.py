@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser("quickstart", help="from nothing to a trained model in about two minutes on a CPU")
     quickstart.add_argument("--seed", type=int, default=1)
     quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"))
+    quickstart.add_argument("--gad", action="store_true", help="distil a teacher that can only be read, by GAD")
     quickstart.set_defaults(run=_quickstart)
     _register_data(commands)
     return parser
@@ -168,6 +169,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _quickstart(args: argparse.Namespace) -> int:
+    if args.gad:
+        from gspo.gad_quickstart import gad_quickstart
+
+        return gad_quickstart(args.out, args.seed)
     from gspo.quickstart import quickstart
 
     return quickstart(args.out, args.seed)

@@ -179,6 +179,11 @@ def test_what_switches_gad_on_says_so(override: str) -> None:
             f"{ROLLOUT}.ignore_eos: the student's responses then end without the end token that the teacher's have, "
             "which tells the discriminator who wrote them: take it out",
         ),
+        (
+            "critic.discriminator.freeze_after_warmup=true",
+            "critic.discriminator.freeze_after_warmup=true: the discriminator does not follow the student in the "
+            "adversarial stage, which then learns what misleads it. Take it out unless that is what is to be seen",
+        ),
     ],
 )
 def test_the_one_notice_of_gad(override: str, notice: str) -> None:
@@ -188,7 +193,12 @@ def test_the_one_notice_of_gad(override: str, notice: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["critic.discriminator.margin=1", "reward.discriminator_weight=2", "trainer.gad_warmup_lr=1"],
+    [
+        "critic.discriminator.margin=1",
+        "critic.discriminator.freeze_after_warmup=true",
+        "reward.discriminator_weight=2",
+        "trainer.gad_warmup_lr=1",
+    ],
 )
 def test_keys_of_gad_without_it(override: str) -> None:
     assert notices(load_config(overrides=[*QUIET, override])) == [

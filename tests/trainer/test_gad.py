@@ -25,7 +25,7 @@ from gspo.models.scratch import make_model_folder
 from gspo.trainer import train
 from gspo.trainer.answers import add_teachers, answer_response
 from gspo.trainer.critic import Critic
-from gspo.trainer.discriminator import add_discriminator_rewards, held_out_pairs, update_discriminator
+from gspo.trainer.discriminator import add_discriminator_rewards, pair_figures, update_discriminator
 from gspo.trainer.gad import Stage, Stages
 
 Overrides = Callable[..., list[str]]
@@ -143,11 +143,11 @@ def test_any_micro_batch_split_gives_the_same_update(monkeypatch: pytest.MonkeyP
             assert float((found[name] - grad).abs().max()) / scale < _TOLERANCE, name
 
 
-def test_held_out_pairs_are_measured_and_not_learned() -> None:
+def test_pair_figures_are_measured_and_not_learned() -> None:
     config, groups = settings(), taught_groups()
     critic = tiny_discriminator(config)
     before = copy.deepcopy(critic.module.state_dict())
-    held_out = to_floats(held_out_pairs(groups, critic, config))
+    held_out = to_floats(pair_figures(groups, critic, config))
     assert all(torch.equal(weight, before[name]) for name, weight in critic.module.state_dict().items())
     assert all(p.grad is None for p in critic.module.parameters())
     add_discriminator_rewards(groups, critic, config)

@@ -33,6 +33,7 @@ _DISCRIMINATOR_ONLY = frozenset(
         "trainer.gad_warmup_lr",
         "trainer.gad_warmup_steps",
         *(f"critic.discriminator.{name}" for name in ("temperature", "margin", "score_l2", "label_smoothing")),
+        "critic.discriminator.freeze_after_warmup",
     }
 )
 _VALUE_CRITIC_ONLY = frozenset({"critic.cliprange_value", "critic.loss_agg_mode", "critic.value_loss_coef"})
@@ -224,6 +225,16 @@ def _about_the_discriminator(config: Config) -> Iterator[str]:
             "no stage of GAD's warmup: the student starts as it is, which the paper finds to cost quality. Set "
             "trainer.gad_warmup_epochs=1 unless the student has learned the teacher's text already"
         )
+    if config.critic.discriminator.freeze_after_warmup:
+        yield (
+            "critic.discriminator.freeze_after_warmup=true: the discriminator does not follow the student in the "
+            "adversarial stage, which then learns what misleads it. Take it out unless that is what is to be seen"
+        )
+        if not (trainer.gad_warmup or trainer.critic_warmup):
+            yield (
+                "critic.discriminator.freeze_after_warmup=true without trainer.critic_warmup or a warmup stage: the "
+                "discriminator stays as it was drawn and its scores are noise. Set trainer.critic_warmup=10"
+            )
     if rollout.ignore_eos or rollout.stop:
         key = "ignore_eos" if rollout.ignore_eos else "stop"
         yield (

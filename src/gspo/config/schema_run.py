@@ -149,6 +149,9 @@ class DiscriminatorConfig(Section):
     margin: float = option(0.0, "How far apart the two scores are asked to be.", at_least=0)
     score_l2: float = option(0.0, "Weight of (teacher^2 + student^2) / 2, which holds scores near 0.", at_least=0)
     label_smoothing: float = option(0.0, "Chance that a pair is taken the other way round; below 0.5.", at_least=0)
+    freeze_after_warmup: bool = option(
+        False, "Never update it again once the adversarial stage begins: a fixed reward, which the student exploits."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,9 +16,10 @@ from gspo.config import Config
 from gspo.groups import Group, GroupBatch, Outcome
 from gspo.models import micro_batches
 from gspo.trainer.critic import Critic
+from gspo.trainer.pairs import teachers_by_prompt
 from gspo.trainer.stages import mini_batches
 
-__all__ = ["add_discriminator_rewards", "held_out_pairs", "update_discriminator"]
+__all__ = ["add_discriminator_rewards", "pair_figures", "teacher_control", "update_discriminator"]
 
 
 @torch.no_grad()
@@ -66,10 +67,42 @@ def update_discriminator(batch: GroupBatch, critic: Critic, config: Config, step
 
 
 @torch.no_grad()
-def held_out_pairs(groups: Sequence[Group], critic: Critic, config: Config) -> dict[str, Stat]:
-    """The figures of `update_discriminator` on groups that nothing is learned from."""
+def pair_figures(groups: Sequence[Group], critic: Critic, config: Config) -> dict[str, Stat]:
+    """The figures of `update_discriminator` on groups that nothing is learned from: held-out ones, or all of them where
+    the discriminator is frozen."""
     batch = GroupBatch.from_groups(groups, critic.scorer.device, scored=False)
     return merge_stats(figures for _, figures in _losses(batch, critic, config))
+
+
+@torch.no_grad()
+def teacher_control(groups: Sequence[Group], critic: Critic, config: Config, prefix: str) -> dict[str, Stat]:
+    """The discriminator on pairs of different teacher's responses to the same prompt; nothing without such pairs.
+
+    `teacher_teacher_acc`: how often the earlier row's response scores above the later row's, ties 1/2. Rows that were
+    written alike are interchangeable, so it is near 1/2 whatever the discriminator has learned.
+    `teacher_teacher_gap`: mean distance of the two scores, to hold `margin` against: what the discriminator makes of
+    differences that do not matter.
+
+    Args:
+        groups: with their teachers; a prompt of several rows has a group for each.
+        critic: the discriminator.
+        config: the configuration.
+        prefix: of the names.
+    """
+    several = teachers_by_prompt(groups)
+    if not several:
+        return {}
+    batch = GroupBatch.from_groups(several, critic.scorer.device, scored=False)
+    parts = micro_batches(batch, config.critic.ppo_max_token_len_per_gpu, config.critic.ppo_micro_batch_size_per_gpu)
+    scores = torch.cat([critic.scorer.scores(part) for part in parts])
+    own = scores.split([len(group.responses) for group in several])
+    earlier, later = torch.cat([torch.combinations(score) for score in own]).double().unbind(1)
+    above = (earlier > later).double() + 0.5 * (earlier == later)
+    count = float(len(above))
+    return {
+        f"{prefix}/teacher_teacher_acc": Mean(above.sum(), count),
+        f"{prefix}/teacher_teacher_gap": Mean((earlier - later).abs().sum(), count),
+    }
 
 
 def _num_pairs(batch: GroupBatch) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
 from gspo.config import Config
@@ -11,8 +11,8 @@ from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.rollout import SamplingParams
 from gspo.trainer.advantages import add_advantages, add_rewards, judged
 from gspo.trainer.answers import add_teachers
-from gspo.trainer.critic import add_values, update_critic
-from gspo.trainer.discriminator import add_discriminator_rewards, update_discriminator
+from gspo.trainer.critic import Critic, add_values, update_critic
+from gspo.trainer.discriminator import add_discriminator_rewards, pair_figures, update_discriminator
 from gspo.trainer.filtering import sample_useful
 from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.gad import Stage, imitate_teacher
@@ -120,9 +120,8 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
     if config.shares_backbone:
         stats |= explained(batch)
     if run.critic is not None:
-        update_own = update_discriminator if config.wants_discriminator else update_critic
         with run.clock("update_critic"):
-            stats |= update_own(batch, run.critic, config, step)
+            stats |= _critic_part(stage, config)(batch, run.critic, config, step)
     if stage is Stage.WARMUP:
         with run.clock("update_actor"):
             stats |= imitate_teacher(batch, run.actor, config, step)
@@ -136,6 +135,15 @@ def update(run: Run, groups: list[Group], step: int) -> dict[str, Stat]:
         stats |= pair_metrics(groups, run.tokenizer.eos_token_id) | teacher_metrics(groups)
         stats["training/gad_stage"] = Mean(float(stage))
     return merge_stats([stats, batch_metrics(batch)])
+
+
+def _critic_part(stage: Stage, config: Config) -> Callable[[GroupBatch, Critic, Config, int], dict[str, Stat]]:
+    """What the critic does with a step's batch: a frozen discriminator is measured and learns nothing."""
+    if not config.wants_discriminator:
+        return update_critic
+    if config.critic.discriminator.freeze_after_warmup and stage is Stage.ADVERSARIAL:
+        return lambda batch, critic, config, _: pair_figures(batch.groups, critic, config)
+    return update_discriminator
 
 
 def prepare(run: Run, batch: GroupBatch) -> dict[str, Stat]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gspo.algorithms.stats import Max, Mean, Min, Stat
-from gspo.groups import Group, Response
+from gspo.groups import Group, Prompt, Response
 from gspo.overlap import overlap
 
-__all__ = ["overlap_metrics", "pair_accuracy", "pair_metrics", "teacher_metrics"]
+__all__ = ["overlap_metrics", "pair_accuracy", "pair_metrics", "teacher_metrics", "teachers_by_prompt"]
 
 
 def pair_accuracy(student: Tensor, teacher: Tensor) -> float:
@@ -84,3 +84,18 @@ def overlap_metrics(groups: Sequence[Group], prefix: str) -> dict[str, Stat]:
             for name, figure in overlap(response.text, group.teacher.text).items():
                 figures[f"{prefix}/{name}"].append(figure)
     return {name: Mean(sum(values), float(len(values))) for name, values in figures.items()}
+
+
+def teachers_by_prompt(groups: Sequence[Group]) -> list[Group]:
+    """A group for each prompt that has several different teacher's responses, with those as its responses.
+
+    Several responses to a prompt are several rows (`gspo data teacher --n`), of which each has a group here. They keep
+    the rows' order; of equal ones only the first counts, as there is nothing to tell apart.
+    """
+    taught: dict[tuple[int, ...], dict[tuple[int, ...], Response]] = defaultdict(dict)
+    prompts: dict[tuple[int, ...], Prompt] = {}
+    for group in groups:
+        if group.teacher is not None and group.teacher.token_ids:
+            prompts.setdefault(group.prompt.token_ids, group.prompt)
+            taught[group.prompt.token_ids].setdefault(tuple(group.teacher.token_ids), group.teacher)
+    return [Group(prompts[key], list(texts.values())) for key, texts in taught.items() if len(texts) > 1]

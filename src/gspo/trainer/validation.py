@@ -8,7 +8,7 @@ from gspo.evaluate import answer_groups, summarize, validation_metrics
 from gspo.groups import Group
 from gspo.rollout import SamplingParams
 from gspo.trainer.answers import add_teachers
-from gspo.trainer.discriminator import held_out_pairs
+from gspo.trainer.discriminator import pair_figures, teacher_control
 from gspo.trainer.pairs import overlap_metrics, pair_metrics, teacher_metrics
 from gspo.trainer.run import Run
 
@@ -48,10 +48,11 @@ def held_out(run: Run, groups: list[Group]) -> dict[str, float]:
         )
         return {}
     assert run.critic is not None
-    figures = held_out_pairs(taught, run.critic, run.config)
+    figures = pair_figures(taught, run.critic, run.config)
     stats = {name.replace("critic/", "val-aux/gad/"): stat for name, stat in figures.items()}
     stats |= pair_metrics(taught, run.tokenizer.eos_token_id, prefix="val-aux/gad")
     stats |= overlap_metrics(taught, prefix="val-aux/gad")
+    stats |= teacher_control(taught, run.critic, run.config, prefix="val-aux/gad")
     lengths = [float(len(response)) for group in taught for response in group.responses]
     stats["val-aux/gad/response_length"] = Mean(sum(lengths), float(len(lengths)))
     stats["val-aux/gad/teacher_length"] = teacher_metrics(taught)["teacher_length/mean"]
