@@ -198,6 +198,8 @@ def test_validation_only(small: list[str], tmp_path: Path, capsys: pytest.Captur
     assert main(["train", *small, "trainer.val_only=true"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "step 0/2  held-out reasoning_gym/spell_backward 0.000"
     assert not (tmp_path / "run" / "checkpoints").exists()
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["val-core/reasoning_gym/spell_backward/acc/mean@1"] == 0.0
     assert main(["train", *small, "trainer.val_only=true", "data.val_files=[]"]) == 1
     assert capsys.readouterr().err == (
         "gspo: error: data.val_files is not set: set it, as in data.val_files=test.parquet\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -232,6 +233,14 @@ def test_an_export_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> 
 # Damage
 
 
+def change_a_weight(path: Path) -> None:
+    """Turns one bit of a number, which leaves a file that can be read."""
+    file = path / "actor.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 def damage_format(path: Path) -> None:
     content = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps(content | {"format": 99}))
@@ -247,29 +256,64 @@ def damage_format(path: Path) -> None:
         (
             lambda path: (path / "state.json").unlink(),
             "{path}/state.json is missing: global_step_3 is not a complete checkpoint; "
-            "give another RUN/checkpoints/global_step_N",
+            "the newest whole checkpoint before it is {before}",
         ),
         (
             lambda path: (path / "state.json").write_text(""),
             "{path}/state.json is not JSON (Expecting value: line 1 column 1 (char 0)): "
-            "it is damaged; resume from another global_step folder",
+            "it is damaged; the newest whole checkpoint before it is {before}",
         ),
         (
             damage_format,
-            "{path}/state.json has format version 99 and this release reads 1; "
+            "{path}/state.json has format version 99 and this release reads 2; "
             "resume with the release of gspo that wrote it, or start from its huggingface folder as the model",
         ),
         (
             lambda path: (path / "actor.safetensors").unlink(),
-            "{path}/actor.safetensors is missing; put it back, or resume from another global_step folder",
+            "{path}/actor.safetensors is missing: put it back; the newest whole checkpoint before it is {before}",
+        ),
+        (
+            change_a_weight,
+            "{path}/actor.safetensors is damaged: its sha256 is not the one in SHA256SUMS; "
+            "the newest whole checkpoint before it is {before}",
+        ),
+        (
+            lambda path: (path / "SHA256SUMS").unlink(),
+            "{path}/SHA256SUMS is missing: put it back; the newest whole checkpoint before it is {before}",
+        ),
+        (
+            lambda path: (path / "huggingface" / "config.json").unlink(),
+            "{path}/huggingface/config.json is missing: put it back; the newest whole checkpoint before it is {before}",
         ),
     ],
 )
 def test_damage_names_the_file(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
-    path = save_step(tmp_path, 3)
+    before = save_step(tmp_path, 1)
+    change_a_weight(save_step(tmp_path, 2))
+    path = save_step(tmp_path, 3, export=lambda path: (path / "config.json").touch())
+    save_step(tmp_path, 4)
     damage(path)
-    with pytest.raises(CheckpointError, match=exactly(message.format(path=path))):
+    with pytest.raises(CheckpointError, match=exactly(message.format(path=path, before=before))):
         load_checkpoint(path)
+
+
+def test_a_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
+    path = save_step(tmp_path, 3)
+    change_a_weight(path)
+    message = f"{path}/actor.safetensors is damaged: its sha256 is not the one in SHA256SUMS; "
+    with pytest.raises(CheckpointError, match=exactly(f"{message}there is no whole checkpoint before it")):
+        load_checkpoint(path)
+    assert find_latest(tmp_path) == (
+        None,
+        [f"passed over global_step_3: {message}there is no whole checkpoint before it"],
+    )
+
+
+def test_the_checksums_are_sha256sums(tmp_path: Path) -> None:
+    path = save_step(tmp_path, 3, export=lambda path: (path / "config.json").write_text("{}") and None)
+    lines = (path / "SHA256SUMS").read_text().splitlines()
+    names = ["actor.safetensors", "actor_optim.safetensors", "huggingface/config.json", "state.json"]
+    assert lines == [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}" for name in names]
 
 
 @pytest.mark.parametrize("length", [0, 4, 20, -1])
@@ -278,7 +322,7 @@ def test_truncated_tensors_name_the_file(tmp_path: Path, length: int) -> None:
     opened = load_checkpoint(path)
     file = path / "actor.safetensors"
     file.write_bytes(file.read_bytes()[:length])
-    expected = rf"^{re.escape(str(file))} is not a readable safetensors file \(.+\): it is truncated or damaged; "
+    expected = rf"^{re.escape(str(file))} is not a readable safetensors file \(.+\): it is truncated or damaged"
     with pytest.raises(CheckpointError, match=expected):
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match=expected):

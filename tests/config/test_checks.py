@@ -6,14 +6,43 @@ from pathlib import Path
 
 import pytest
 
-from gspo.config import ConfigError, load_config, notices, require_keys, require_supported
+from gspo.config import ConfigError, load_config, notices, require_keys, require_supported, supervised_notices
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+ADAPTIVE = ["algorithm.kl_ctrl.type=adaptive", "algorithm.use_kl_in_reward=true"]
 QUIET = [f"{ACTOR}.policy_loss=gspo", f"{ROLLOUT}.n=8"]
 
 
 def test_a_sound_configuration_says_nothing() -> None:
     assert notices(load_config(overrides=QUIET)) == []
+    assert notices(load_config(overrides=[*QUIET, *ADAPTIVE])) == []
+
+
+def test_a_top_k_that_keeps_every_token_has_no_effect() -> None:
+    config = load_config(overrides=[*QUIET, f"{ROLLOUT}.top_k=300"])
+    assert notices(config, vocabulary=300) == [
+        f"{ROLLOUT}.top_k=300 has no effect: the model has 300 tokens, and all of them are kept. Set a smaller one, or "
+        "take it out"
+    ]
+    assert notices(config, vocabulary=301) == notices(config)
+    assert notices(config)[0].startswith(f"{ROLLOUT}.top_k=300 samples from a part of the policy's distribution")
+
+
+def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
+    used = ["data.answer_key=solution", f"{ACTOR}.optim.lr=1e-4", "trainer.total_epochs=2"]
+    assert supervised_notices(load_config(overrides=used)) == []
+    unused = [f"{ACTOR}.ppo_epochs=4", f"{ACTOR}.ppo_mini_batch_size=2", "trainer.val_only=true"]
+    assert supervised_notices(load_config(overrides=[*used, *unused])) == [
+        f"{ACTOR}.ppo_epochs, {ACTOR}.ppo_mini_batch_size, trainer.val_only: gspo sft does not use them; one training "
+        "step is one optimizer step on data.train_batch_size prompts"
+    ]
+    verl = [f"{ROLLOUT}.n=8", f"{ROLLOUT}.mode=async"]
+    assert supervised_notices(load_config(overrides=verl)) == [
+        f"key {ROLLOUT}.mode has no effect here: the local engine samples on the trainer's own weights and has no such "
+        "setting",
+        f"{ROLLOUT}.n: gspo sft does not use it; one training step is one optimizer step on data.train_batch_size "
+        "prompts",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +96,12 @@ def test_a_sound_configuration_says_nothing() -> None:
         (
             ["trainer.critic_warmup=10", "critic.enable=false"],
             "trainer.critic_warmup=10 has no effect without a critic: take it out",
+        ),
+        (
+            ["algorithm.kl_ctrl.type=adaptive", f"{ACTOR}.use_kl_loss=true"],
+            "algorithm.kl_ctrl.type=adaptive has no effect: it moves the weight of the divergence in the reward. Set "
+            f"algorithm.use_kl_in_reward=true, or take it out (the weight in the loss, {ACTOR}.kl_loss_coef, is "
+            "constant)",
         ),
         (
             ["algorithm.use_kl_in_reward=true", f"{ACTOR}.use_kl_loss=true"],

@@ -174,7 +174,7 @@ def test_a_prompt_without_tokens(write_rows: Make, make_tokenizer: Make) -> None
         (
             {},
             "there is no column 'teacher_response' with a text to learn from (the columns: prompt): "
-            "add it, or set data.teacher_key (for gspo sft data.answer_key); GAD learns from a teacher's text, "
+            "add it, or set data.teacher_key; GAD learns from a teacher's text, "
             "critic.enable=false trains on rewards alone",
         ),
         ({"teacher_response": None}, "teacher_response is null: write the text, or remove the row"),

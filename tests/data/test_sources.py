@@ -145,8 +145,9 @@ def eval_sum(question: str) -> int:
         (["chain_sum", "--set", "min_terms=0"], "chain_sum refuses these settings ("),
         (
             ["chain_sum", "--set", "max_terms=2", "--set", "max_digits=1", "--train-size", "900"],
-            "chain_sum gives only 200 distinct questions with these settings, of the 1000 asked for: "
-            "ask for fewer, or widen the task with --set key=value",
+            "1000 draws of chain_sum gave only 199 distinct questions with these settings, of the 1000 asked for, and "
+            "hardly a new one comes: ask for fewer with --train-size and --val-size, or widen the task with --set "
+            "key=value",
         ),
         (["chain_sum", "--train-size", "0"], "train_size=0 must be 1 or more and val_size=100 0 or more"),
     ],

@@ -283,8 +283,8 @@ def test_names_that_mean_nothing(run: Path, twin: Path, tmp_path: Path) -> None:
     state = run / "checkpoints" / "global_step_3" / "state.json"
     assert message(run) == (
         f"MODEL {run} is a run that has neither a huggingface/ folder nor a complete checkpoint yet (passed over "
-        f"global_step_3: {state} is missing: global_step_3 is not a complete checkpoint; give another "
-        "RUN/checkpoints/global_step_N): set trainer.save_freq to save while it trains, or let it finish"
+        f"global_step_3: {state} is missing: global_step_3 is not a complete checkpoint; there is no "
+        "whole checkpoint before it): set trainer.save_freq to save while it trains, or let it finish"
     )
     lonely = save_checkpoint(tmp_path / "lonely", 1, tensors={"actor": {}}, state={})
     assert message(lonely) == (

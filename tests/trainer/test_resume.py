@@ -84,6 +84,10 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if not key.startswith(clocks)} for record in records]
 
 
+def validated(line: dict[str, Any]) -> bool:
+    return any(key.startswith("val-core/") for key in line)
+
+
 def assert_same_run(ours: Path, theirs: Path) -> None:
     assert [line["step"] for line in lines(ours)] == list(range(_STEPS + 1))
     assert lines(ours) == lines(theirs)
@@ -231,6 +235,35 @@ def test_another_batch_size_is_refused(run: Callable[..., None]) -> None:
     run("trainer.total_training_steps=1")
     with pytest.raises(ValueError, match=r"the checkpoint was written with batch_size=4 and the run has batch_size=5"):
         run("data.train_batch_size=5")
+
+
+def test_a_resume_that_is_refused_leaves_every_figure(run: Callable[..., None], tmp_path: Path) -> None:
+    run("trainer.total_training_steps=2", "trainer.save_freq=1", "trainer.logger=[tensorboard]")
+    folder = tmp_path / "run"
+    files = [folder / "metrics.jsonl", folder / "samples.jsonl", *(folder / "tensorboard").iterdir()]
+    before = [file.read_bytes() for file in files]
+    earlier = f"trainer.resume_from_path={folder / 'checkpoints' / 'global_step_1'}"
+    with pytest.raises(ValueError, match="batch_size=5"):
+        run("data.train_batch_size=5", "trainer.resume_mode=resume_path", earlier, "trainer.logger=[tensorboard]")
+    assert [file.read_bytes() for file in files] == before
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+
+
+def test_a_validation_alone_adds_to_the_figures_and_removes_none(run: Callable[..., None], tmp_path: Path) -> None:
+    run("trainer.total_training_steps=2", "trainer.save_freq=1", "trainer.logger=[]", "trainer.test_freq=2")
+    folder = tmp_path / "run"
+    before, settings = lines(folder), (folder / "config.yaml").read_text()
+    samples = lines(folder, "samples.jsonl")
+    assert [validated(line) for line in before] == [True, False, True]
+    earlier = f"trainer.resume_from_path={folder / 'checkpoints' / 'global_step_1'}"
+    run("trainer.val_only=true", "trainer.resume_mode=resume_path", earlier, "trainer.logger=[tensorboard]")
+    after = lines(folder)
+    assert [after[0], after[2]] == [before[0], before[2]]
+    assert validated(after[1])
+    assert after[1] | before[1] == after[1]
+    assert lines(folder, "samples.jsonl")[: len(samples)] == samples
+    assert (folder / "tensorboard").is_dir()
+    assert (folder / "config.yaml").read_text() == settings
 
 
 def test_other_data_of_the_same_length_is_refused(run: Callable[..., None], tiny_data: Path, tmp_path: Path) -> None:

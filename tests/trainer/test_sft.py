@@ -159,7 +159,11 @@ def test_a_supervised_run_is_not_resumed_by_train(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.answer_key=solution", "row 0 (counted from 0): there is no column 'solution' with a text to learn from"),
+        (
+            "data.answer_key=solution",
+            "row 0 (counted from 0): there is no column 'solution' with a text to learn from (the columns: "
+            "data_source, prompt, reward_model, answer): add it, or set data.answer_key\n",
+        ),
         ("data.answer_key=reward_model", "row 0 (counted from 0): reward_model is a dict: it must be a text"),
     ],
 )
@@ -168,3 +172,13 @@ def test_rows_without_an_answer_are_refused(
 ) -> None:
     assert main(["sft", *run_overrides(override)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_it_does_not_use_is_said_once(start: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    start("actor_rollout_ref.actor.ppo_epochs=3", "actor_rollout_ref.rollout.mode=async", "trainer.logger=[console]")
+    said = capsys.readouterr().out
+    assert said.count("actor_rollout_ref.actor.ppo_epochs") == 1
+    assert (
+        "gspo sft does not use them; one training step is one optimizer step on data.train_batch_size prompts" in said
+    )
+    assert "key actor_rollout_ref.rollout.mode has no effect here: the local engine samples on the trainer's" in said

@@ -12,11 +12,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["CheckpointError", "check_json", "check_tensors", "read_tensors", "sync", "write_tensors"]
+__all__ = [
+    "CheckpointError",
+    "DamagedError",
+    "check_json",
+    "check_tensors",
+    "read_tensors",
+    "sync",
+    "write_tensors",
+]
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written or read; the message names the file or key and what to do."""
+
+
+class DamagedError(CheckpointError):
+    """A file of a checkpoint is missing or not what was written; the message names it, and not what to do."""
 
 
 def check_json(value: Any, where: str) -> None:
@@ -68,15 +80,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a readable safetensors file ({error}): it is truncated or damaged; "
-        "resume from another global_step folder"
-    )
+def _unreadable(path: Path, error: Exception) -> DamagedError:
+    return DamagedError(f"{path} is not a readable safetensors file ({error}): it is truncated or damaged")
 
 
 def check_tensors(path: Path) -> None:
-    """Raises CheckpointError unless the file's header is sound and covers the file's length exactly."""
+    """Raises DamagedError unless the file's header is sound and covers the file's length exactly."""
     try:
         with safe_open(path, framework="pt"):
             pass
@@ -88,7 +97,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads one file of `write_tensors` onto the CPU, tied names as the same tensor.
 
     Raises:
-        CheckpointError: the file is missing, truncated or damaged.
+        DamagedError: the file is missing, truncated or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:

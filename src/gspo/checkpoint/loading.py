@@ -4,6 +4,7 @@ RUN/checkpoints/latest_checkpointed_iteration.txt    the step of the last comple
 RUN/checkpoints/global_step_N/state.json             format version, step, tensor files, the caller's JSON state
 RUN/checkpoints/global_step_N/NAME.safetensors       one file for each group of tensors
 RUN/checkpoints/global_step_N/huggingface/           the export, where one was asked for
+RUN/checkpoints/global_step_N/SHA256SUMS             a checksum for each of these files
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gspo.checkpoint.files import CheckpointError, check_tensors, read_tensors
+from gspo.checkpoint.files import CheckpointError, DamagedError, check_tensors, read_tensors
+from gspo.checkpoint.manifest import check_manifest
 
 __all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ROOT = "checkpoints"
 POINTER = "latest_checkpointed_iteration.txt"
 STATE = "state.json"
@@ -78,25 +80,43 @@ class Latest(NamedTuple):
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Opens a checkpoint folder (`.../global_step_N`); its tensors are read when they are asked for.
+    """Opens a checkpoint folder (`.../global_step_N`) whose files are whole; tensors are read when they are asked for.
 
     Raises:
-        CheckpointError: the folder or a file is missing, of another format version, truncated or damaged.
+        CheckpointError: the folder or a file is missing, of another format version, truncated or damaged; names the
+            newest checkpoint before it that is whole.
     """
     path = Path(path)
+    try:
+        return _open(path)
+    except DamagedError as error:
+        raise CheckpointError(f"{error}; {_whole_before(path)}") from error
+
+
+def _whole_before(path: Path) -> str:
+    """Which earlier checkpoint of the same run can be used."""
+    match = _FOLDER_NAME.fullmatch(path.name)
+    for step, folder in checkpoint_folders(path.parent):
+        if match is None or step >= int(match[1]):
+            continue
+        try:
+            _open(folder)
+        except CheckpointError:
+            continue
+        return f"the newest whole checkpoint before it is {folder}"
+    return "there is no whole checkpoint before it"
+
+
+def _open(path: Path) -> Checkpoint:
     state_file = path / STATE
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; give the folder of a checkpoint, RUN/{ROOT}/global_step_N")
     if not state_file.is_file():
-        raise CheckpointError(
-            f"{state_file} is missing: {path.name} is not a complete checkpoint; give another RUN/{ROOT}/global_step_N"
-        )
+        raise DamagedError(f"{state_file} is missing: {path.name} is not a complete checkpoint")
     try:
         content = json.loads(state_file.read_text(encoding="utf-8"))
     except ValueError as error:  # undecodable bytes as well as malformed JSON
-        raise CheckpointError(
-            f"{state_file} is not JSON ({error}): it is damaged; resume from another global_step folder"
-        ) from error
+        raise DamagedError(f"{state_file} is not JSON ({error}): it is damaged") from error
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -106,8 +126,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     for name in content["tensors"]:
         file = path / f"{name}.safetensors"
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing; put it back, or resume from another global_step folder")
+            raise DamagedError(f"{file} is missing: put it back")
         check_tensors(file)
+    check_manifest(path)
     return Checkpoint(path, content["step"], content["state"], _TensorFiles(path, content["tensors"]))
 
 

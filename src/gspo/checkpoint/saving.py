@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gspo.checkpoint.files import CheckpointError, check_json, sync, write_tensors
 from gspo.checkpoint.loading import FORMAT_VERSION, POINTER, REPLACED, ROOT, STATE, checkpoint_folders
+from gspo.checkpoint.manifest import write_manifest
 
 __all__ = ["save_checkpoint"]
 
@@ -89,6 +90,7 @@ def _write_folder(
         hf_export(exported)
     content = {"format": FORMAT_VERSION, "step": step, "tensors": list(tensors), "state": state}
     (folder / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_manifest(folder)
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 

@@ -4,5 +4,15 @@ from gspo.config.checks import notices, require_keys, require_supported
 from gspo.config.compose import load_config
 from gspo.config.printing import render
 from gspo.config.schema import Config, ConfigError
+from gspo.config.supervised import supervised_notices
 
-__all__ = ["Config", "ConfigError", "load_config", "notices", "render", "require_keys", "require_supported"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "load_config",
+    "notices",
+    "render",
+    "require_keys",
+    "require_supported",
+    "supervised_notices",
+]

@@ -10,7 +10,7 @@ from gspo.config.resolve import CLIP_RANGES, SEQUENCE_LOSSES, UNCLIPPED
 from gspo.config.schema import Config
 from gspo.config.spelling import reason_without_effect
 
-__all__ = ["notices", "require_keys", "require_supported"]
+__all__ = ["notices", "require_keys", "require_supported", "without_effect"]
 
 # A sequence ratio is a geometric mean over hundreds of tokens and stays within about a hundredth of 1.
 _WIDE_FOR_SEQUENCES = 0.01
@@ -106,15 +106,21 @@ def _require_sharable(config: Config) -> None:
         )
 
 
-def notices(config: Config) -> list[str]:
-    """What is to be said once, at the start: settings that work against each other or do nothing, each with its fix."""
+def notices(config: Config, vocabulary: int | None = None) -> list[str]:
+    """What is to be said once, at the start: settings that work against each other or do nothing, each with its fix.
+
+    Args:
+        config: the configuration.
+        vocabulary: tokens that the model can give, where it is loaded.
+    """
     return [
         *config.notes,
         *_about_the_loss(config),
         *_about_groups(config),
+        *_about_the_divergence(config),
         *_about_the_critic(config),
-        *_about_sampling(config),
-        *_without_effect(config),
+        *_about_sampling(config, vocabulary),
+        *without_effect(config),
     ]
 
 
@@ -185,6 +191,17 @@ def _about_groups(config: Config) -> Iterator[str]:
         )
 
 
+def _about_the_divergence(config: Config) -> Iterator[str]:
+    """About the weight of a divergence that nothing is weighed with."""
+    algorithm = config.algorithm
+    if algorithm.kl_ctrl.type == "adaptive" and not algorithm.use_kl_in_reward:
+        yield (
+            "algorithm.kl_ctrl.type=adaptive has no effect: it moves the weight of the divergence in the reward. Set "
+            "algorithm.use_kl_in_reward=true, or take it out (the weight in the loss, "
+            "actor_rollout_ref.actor.kl_loss_coef, is constant)"
+        )
+
+
 def _about_the_critic(config: Config) -> Iterator[str]:
     trainer = config.trainer
     if config.wants_discriminator:
@@ -243,9 +260,15 @@ def _about_the_discriminator(config: Config) -> Iterator[str]:
         )
 
 
-def _about_sampling(config: Config) -> Iterator[str]:
+def _about_sampling(config: Config, vocabulary: int | None) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
-    cuts = {"top_p": rollout.top_p < 1, "top_k": rollout.top_k > 0, "min_p": rollout.min_p > 0}
+    keeps_all = vocabulary is not None and rollout.top_k >= vocabulary
+    if keeps_all:
+        yield (
+            f"actor_rollout_ref.rollout.top_k={rollout.top_k} has no effect: the model has {vocabulary} tokens, and "
+            "all of them are kept. Set a smaller one, or take it out"
+        )
+    cuts = {"top_p": rollout.top_p < 1, "top_k": rollout.top_k > 0 and not keeps_all, "min_p": rollout.min_p > 0}
     if active := [f"{name}={getattr(rollout, name):g}" for name, cut in cuts.items() if cut]:
         yield (
             f"actor_rollout_ref.rollout.{', '.join(active)} samples from a part of the policy's distribution, while "
@@ -258,7 +281,8 @@ def _about_sampling(config: Config) -> Iterator[str]:
         yield f"{key}.n={val.n} greedy responses are all alike: set {key}.do_sample=true and {key}.temperature=1.0"
 
 
-def _without_effect(config: Config) -> Iterator[str]:
+def without_effect(config: Config) -> Iterator[str]:
+    """About verl's keys that do nothing here, one line each."""
     for key in sorted(config.user_set):
         if reason := reason_without_effect(key):
             yield f"key {key} has no effect here: {reason}"

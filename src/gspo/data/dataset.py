@@ -76,6 +76,7 @@ def load_dataset(
     tokenizer: Any,
     *,
     require_teacher: bool = False,
+    text_key: str = "teacher_key",
     max_samples: int = -1,
 ) -> PromptDataset:
     """Reads, checks and tokenises the prompts of one or several files.
@@ -84,7 +85,8 @@ def load_dataset(
         files: .parquet, .json or .jsonl files.
         config: the `data` section.
         tokenizer: of transformers.
-        require_teacher: every row must have the teacher's text.
+        require_teacher: every row must have a text to learn from.
+        text_key: the key of the `data` section that names this text's column: teacher_key or answer_key.
         max_samples: use the first rows only (over all files); -1 uses all.
 
     Raises:
@@ -105,7 +107,7 @@ def load_dataset(
             ids = _truncate(ids, config, table, number)
             text = tokenizer.decode(ids)
             num_truncated += 1
-        prompts.append(_prompt(table, number, config, text, ids, require_teacher))
+        prompts.append(_prompt(table, number, config, text, ids, require_teacher, text_key))
     longest = max(map(len, token_ids), default=0)
     if not prompts:
         raise DataError(
@@ -170,11 +172,13 @@ def _truncate(ids: list[int], config: DataConfig, table: Table, number: int) -> 
     )
 
 
-def _prompt(table: Table, number: int, config: DataConfig, text: str, ids: list[int], require_teacher: bool) -> Prompt:
+def _prompt(
+    table: Table, number: int, config: DataConfig, text: str, ids: list[int], require_teacher: bool, text_key: str
+) -> Prompt:
     row = table.rows[number]
     source = row.get("data_source") if "data_source" in table.columns else table.path.stem
     reward_model, extra_info = row.get("reward_model"), row.get("extra_info")
-    teacher = row.get(config.teacher_key)
+    teacher = row.get(getattr(config, text_key))
     problem = None
     if not isinstance(source, str) or not source:
         problem = f"data_source is {source!r}: it must be a text, which names the data"
@@ -183,7 +187,7 @@ def _prompt(table: Table, number: int, config: DataConfig, text: str, ids: list[
     elif not isinstance(extra_info, (dict, type(None))):
         problem = f"extra_info is a {type(extra_info).__name__}: it must be an object, or null"
     elif require_teacher:
-        problem = _teacher_problem(table, config.teacher_key, teacher)
+        problem = _teacher_problem(table, config, text_key, teacher)
     if problem:
         raise DataError.at(str(table.path), number, problem)
     return Prompt(
@@ -197,13 +201,16 @@ def _prompt(table: Table, number: int, config: DataConfig, text: str, ids: list[
     )
 
 
-def _teacher_problem(table: Table, key: str, teacher: Any) -> str | None:
+def _teacher_problem(table: Table, config: DataConfig, text_key: str, teacher: Any) -> str | None:
+    key = getattr(config, text_key)
     if key not in table.columns:
-        return (
+        problem = (
             f"there is no column {key!r} with a text to learn from (the columns: {', '.join(table.columns)}): "
-            "add it, or set data.teacher_key (for gspo sft data.answer_key); GAD learns from a teacher's text, "
-            "critic.enable=false trains on rewards alone"
+            f"add it, or set {config.key(text_key)}"
         )
+        if text_key == "answer_key":
+            return problem
+        return f"{problem}; GAD learns from a teacher's text, critic.enable=false trains on rewards alone"
     if teacher is None:
         return f"{key} is null: write the text, or remove the row"
     if not isinstance(teacher, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ __all__ = ["write_reasoning_gym"]
 
 # A task that repeats itself this often has, for what is asked of it, no further questions.
 _DRAWS_PER_QUESTION = 20
+# After each so many draws it is asked whether the rest of them can still be enough.
+_LOOK_EVERY = 200
+# New questions that a stretch of draws may have missed by chance: with 3 expected, none comes once in twenty times.
+_BY_CHANCE = 3
 
 
 def write_reasoning_gym(
@@ -49,13 +53,13 @@ def write_reasoning_gym(
     config = dict(task_config or {})
     total = train_size + val_size
     dataset = _create(task, config, size=total * _DRAWS_PER_QUESTION, seed=seed)
-    entries = dict(_distinct(dataset, total))
-    if len(entries) < total:
+    questions, draws = _distinct(dataset, total)
+    if len(questions) < total:
         raise DataError(
-            f"{task} gives only {len(entries)} distinct questions with these settings, of the {total} asked for: "
-            "ask for fewer, or widen the task with --set key=value"
+            f"{draws} draws of {task} gave only {len(questions)} distinct questions with these settings, of the "
+            f"{total} asked for, and hardly a new one comes: ask for fewer with --train-size and --val-size, or widen "
+            "the task with --set key=value"
         )
-    questions = list(entries.values())
     splits = {"train": questions[val_size:], "test": questions[:val_size]}
     return [
         write_parquet(
@@ -85,15 +89,25 @@ def _create(task: str, config: dict[str, Any], size: int, seed: int) -> Any:
         raise DataError(f"{task} refuses these settings ({error}): change them with --set key=value") from error
 
 
-def _distinct(dataset: Any, total: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    seen: set[str] = set()
-    for index in range(len(dataset)):
-        entry = dataset[index]
-        if entry["question"] not in seen:
-            seen.add(entry["question"])
-            yield entry["question"], entry
-        if len(seen) == total:
-            return
+def _distinct(dataset: Any, total: int) -> tuple[list[dict[str, Any]], int]:
+    """The first `total` distinct questions, and how many draws they took.
+
+    Fewer where the task has no more, which shows early: new questions only become rarer, and once they come too rarely
+    for the draws that are left, drawing on is in vain (a slow task would take hours over it).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    before = 0
+    for draws in range(1, len(dataset) + 1):
+        entry = dataset[draws - 1]
+        found.setdefault(entry["question"], entry)
+        if len(found) == total:
+            return list(found.values()), draws
+        if draws % _LOOK_EVERY == 0:
+            rate = (len(found) - before + _BY_CHANCE) / _LOOK_EVERY
+            if rate * (len(dataset) - draws) < total - len(found):
+                return list(found.values()), draws
+            before = len(found)
+    return list(found.values()), len(dataset)
 
 
 def _row(

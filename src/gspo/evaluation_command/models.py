@@ -15,6 +15,7 @@ from gspo.config import Config, load_config
 from gspo.config.schema import ModelConfig
 from gspo.models import Policy
 from gspo.trainer.actor import load_actor_tokenizer, load_policy
+from gspo.trainer.hub import HubError
 
 __all__ = ["Candidate", "find_candidates"]
 
@@ -84,6 +85,8 @@ class Candidate:
                 f"{self.name}: {error}. The run began with the model {self.model.path}: call gspo in the folder where "
                 "the run was started, or name the model by --set actor_rollout_ref.model.path=FOLDER"
             )
+        if isinstance(error, HubError):
+            return f"{self.name}: {error}"
         if self.weights is None and not Path(self.name).expanduser().exists():
             return f"{self.name}: {error}. There is no folder {self.name} here, so it was taken for a hub name"
         return f"{self.name}: {error}"

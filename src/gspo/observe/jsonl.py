@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["open_jsonl", "read_jsonl", "write_line"]
+__all__ = ["open_jsonl", "read_jsonl", "write_jsonl", "write_line"]
 
 
 def _finite(value: Any) -> Any:
@@ -65,15 +65,20 @@ def open_jsonl(path: Path, resume_step: int | None) -> TextIO:
         resume_step: the step of the checkpoint that the run goes on from: later lines are removed. None: a new run,
             and the file starts empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = [] if resume_step is None else [record for record in read_jsonl(path) if record["step"] <= resume_step]
+    write_jsonl(path, kept)
+    return _open(path, "a")
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces a file by these records; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside the file and renamed: a kill in between loses nothing of what is kept.
     draft = path.with_name(path.name + ".tmp")
     with _open(draft, "w") as file:
-        for record in kept:
+        for record in records:
             write_line(file, record)
     os.replace(draft, path)
-    return _open(path, "a")
 
 
 def _open(path: Path, mode: str) -> TextIO:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-from gspo.observe.jsonl import open_jsonl, read_jsonl, write_line
+from gspo.observe.jsonl import open_jsonl, read_jsonl, write_jsonl, write_line
 
-__all__ = ["JsonlLogger", "Logger", "TensorboardLogger", "Tracker", "WandbLogger", "make_tracker"]
+__all__ = ["JsonlAmender", "JsonlLogger", "Logger", "TensorboardLogger", "Tracker", "WandbLogger", "make_tracker"]
 
 
 class Logger(Protocol):
@@ -25,41 +26,72 @@ class Logger(Protocol):
 
 
 class JsonlLogger:
-    """`metrics.jsonl` of a run folder: one line a step, written at once: `{"step": 1, "actor/pg_loss": ...}`."""
+    """`metrics.jsonl` of a run folder: one line a step, written at once: `{"step": 1, "actor/pg_loss": ...}`.
+
+    Nothing happens to the file before the first step is logged: a resume that is refused leaves it as it was.
+    """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
-        """Opens the file; see `open_jsonl` for `resume_step`."""
-        path = Path(run_dir) / "metrics.jsonl"
-        self._file = open_jsonl(path, resume_step)
-        self._last = max((record["step"] for record in read_jsonl(path)), default=-1)
+        """See `open_jsonl` for `resume_step`."""
+        self._path = Path(run_dir) / "metrics.jsonl"
+        self._resume_step = resume_step
+        self._file: TextIO | None = None
+        self._last = -1
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._file is None:
+            self._file = open_jsonl(self._path, self._resume_step)
+            self._last = max((record["step"] for record in read_jsonl(self._path)), default=-1)
         if step <= self._last:
             raise ValueError(f"step {step} is logged after step {self._last}; log the metrics of a step together, once")
         self._last = step
         write_line(self._file, {"step": step, **{name: float(value) for name, value in metrics.items()}})
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class JsonlAmender:
+    """`metrics.jsonl` for figures of a step that may be there already: they are added to its line; none is removed."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = Path(run_dir) / "metrics.jsonl"
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        records = {record["step"]: record for record in read_jsonl(self._path)}
+        added = {name: float(value) for name, value in metrics.items()}
+        records[step] = {"step": step, **records.get(step, {}), **added}
+        write_jsonl(self._path, [records[at] for at in sorted(records)])
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class TensorboardLogger:
-    """Scalars for TensorBoard in the run folder's `tensorboard`; on resume it hides the steps that are done again."""
+    """Scalars for TensorBoard in the run folder's `tensorboard`; on resume it hides the steps that are done again.
 
-    def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
+    As with `JsonlLogger`, nothing happens before the first step is logged. With `amends` no step is hidden.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int | None = None, *, amends: bool = False) -> None:
         # Imported here because the import takes seconds, and only runs that use it should wait.
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = 0 if resume_step is None else resume_step + 1
-        self._writer = SummaryWriter(str(Path(run_dir) / "tensorboard"), purge_step=purge_step)
+        purge_step = None if amends else 0 if resume_step is None else resume_step + 1
+        self._open = partial(SummaryWriter, str(Path(run_dir) / "tensorboard"), purge_step=purge_step)
+        self._writer: SummaryWriter | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self._writer is None:
+            self._writer = self._open()
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandbLogger:
@@ -139,6 +171,8 @@ def make_tracker(
     config: Mapping[str, Any],
     resume_step: int | None = None,
     console: Logger | None = None,
+    *,
+    amends: bool = False,
 ) -> Tracker:
     """The tracker of a run.
 
@@ -152,6 +186,7 @@ def make_tracker(
         config: the resolved config as plain dictionaries.
         resume_step: the step that the run goes on from; None for a new run.
         console: the terminal view, used where "console" is named and it is given (rank 0 has one).
+        amends: whether figures are added to steps that are logged already (a validation alone), and none is removed.
 
     Raises:
         ValueError: a name is unknown, or its package is not installed.
@@ -159,8 +194,8 @@ def make_tracker(
     run_dir = Path(run_dir)
     makers: dict[str, Callable[[], Logger | None]] = {
         "console": lambda: console,
-        "jsonl": lambda: JsonlLogger(run_dir, resume_step),
-        "tensorboard": lambda: TensorboardLogger(run_dir, resume_step),
+        "jsonl": lambda: JsonlAmender(run_dir) if amends else JsonlLogger(run_dir, resume_step),
+        "tensorboard": lambda: TensorboardLogger(run_dir, resume_step, amends=amends),
         "wandb": lambda: WandbLogger(run_dir, project, experiment, config, resume_step),
     }
     for name in names:

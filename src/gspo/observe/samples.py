@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from gspo.groups import Group, Prompt, Response
 from gspo.observe.jsonl import open_jsonl, write_line
@@ -15,13 +16,14 @@ __all__ = ["SampleWriter"]
 class SampleWriter:
     """Writes responses to `samples.jsonl` of a run folder, one line a response."""
 
-    def __init__(self, run_dir: Path, limit: int = 16, resume_step: int | None = None) -> None:
-        """Opens the file.
+    def __init__(self, run_dir: Path, limit: int = 16, resume_step: int | None = None, *, amends: bool = False) -> None:
+        """Opens the file when the first responses come: a resume that is refused leaves it as it was.
 
         Args:
             run_dir: the run's folder.
             limit: the most responses written per call of `write`; the first ones, in the groups' order.
             resume_step: the step that the run goes on from; lines of later steps are removed. None: a new run.
+            amends: remove nothing (a validation alone).
 
         Raises:
             ValueError: the limit is negative.
@@ -29,7 +31,9 @@ class SampleWriter:
         if limit < 0:
             raise ValueError(f"the limit of samples per step is {limit}; give 0 (none) or more")
         self._limit = limit
-        self._file = open_jsonl(Path(run_dir) / "samples.jsonl", resume_step)
+        self._path = Path(run_dir) / "samples.jsonl"
+        self._resume_step = sys.maxsize if amends else resume_step
+        self._file: TextIO | None = None
 
     def write(
         self,
@@ -52,6 +56,8 @@ class SampleWriter:
         pairs = [(group, response) for group in groups for response in group.responses]
         if advantages is not None and len(advantages) != len(pairs):
             raise ValueError(f"{len(advantages)} advantages for {len(pairs)} responses; give one for each response")
+        if self._file is None:
+            self._file = open_jsonl(self._path, self._resume_step)
         for row, (group, response) in enumerate(pairs[: self._limit]):
             record = {"step": step, "split": split, **_describe(group.prompt, response)}
             if group.teacher is not None:
@@ -61,7 +67,8 @@ class SampleWriter:
             write_line(self._file, record)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _describe(prompt: Prompt, response: Response) -> dict[str, Any]:

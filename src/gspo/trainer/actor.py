@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf
 from gspo.config.schema import ModelConfig, OptimConfig
 from gspo.models import Policy, load_model, load_tokenizer, output_head, scalar_head, verify_packed_forward
+from gspo.trainer.hub import require_hub
 from gspo.trainer.trained import Trained
 
 __all__ = ["Actor", "load_actor_tokenizer", "load_policy"]
@@ -21,7 +22,9 @@ _VALUE_HEAD = "value_head"
 
 
 def load_actor_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer that `actor_rollout_ref.model` names."""
+    """The tokenizer that `actor_rollout_ref.model` names; the first thing that a command loads."""
+    for name in filter(None, (config.tokenizer_path, config.path)):
+        require_hub(name)
     return load_tokenizer(
         config.tokenizer_path or config.path,
         chat_template=config.chat_template,

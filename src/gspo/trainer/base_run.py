@@ -50,7 +50,8 @@ class BaseRun:
         if checkpoint is not None:
             self.restore(checkpoint)
             self.console.notice(f"resumed from {checkpoint} after step {self.step} of {self.total_steps}")
-        if self.step < self.total_steps:
+        only_looks = self.config.trainer.val_only and checkpoint is not None
+        if self.step < self.total_steps and not only_looks:
             for line in write_config(self.folder, self.config, self.step):
                 self.console.notice(line)
 

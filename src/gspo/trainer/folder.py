@@ -91,10 +91,18 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def open_tracker(config: Config, folder: Path, resume_step: int | None, console: ConsoleLogger) -> Tracker:
-    """The loggers that `trainer.logger` names."""
+    """The loggers that `trainer.logger` names; where the run only validates, they add to what there is."""
     trainer = config.trainer
-    name = trainer.experiment_name or folder.name
-    return make_tracker(trainer.logger, folder, trainer.project_name, name, to_dict(config), resume_step, console)
+    return make_tracker(
+        trainer.logger,
+        folder,
+        trainer.project_name,
+        trainer.experiment_name or folder.name,
+        to_dict(config),
+        resume_step,
+        console,
+        amends=trainer.val_only,
+    )
 
 
 def where_to_resume(config: Config, kind: str) -> tuple[Path | None, list[str]]:

@@ -43,11 +43,10 @@ def train_run(run: Run) -> None:
     trainer = run.config.trainer
     if trainer.val_only or (trainer.val_before_train and run.step == 0):
         metrics = validate(run)
-        if trainer.val_only:
-            run.console.log(metrics, run.step)
-            return
         if metrics:
             run.tracker.log(metrics, run.step)
+        if trainer.val_only:
+            return
     if run.step >= run.total_steps:
         run.console.notice(nothing_to_train(run.step, run.total_steps))
         return

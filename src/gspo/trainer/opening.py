@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,26 +38,29 @@ def choose_device(config: Config) -> str:
 
 
 def read_data(
-    data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, train_teacher: bool = False, val_teacher: bool = False
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_teacher: bool = False,
+    val_teacher: bool = False,
+    text_key: str = "teacher_key",
 ) -> tuple[PromptDataset, PromptDataset | None, PromptSampler]:
     """The prompts to train on, those to validate on where there are any, and the order of the first.
 
     Args:
         data: the `data` section.
         tokenizer: the model's.
-        train_teacher, val_teacher: every row must have a teacher's response.
+        train_teacher, val_teacher: every row must have a text to learn from.
+        text_key: the key of the `data` section that names this text's column.
 
     Raises:
         ValueError: a file or row cannot be used; says which and what to do.
     """
-    train = load_dataset(
-        data.train_files, data, tokenizer, require_teacher=train_teacher, max_samples=data.train_max_samples
-    )
+    load = partial(load_dataset, config=data, tokenizer=tokenizer, text_key=text_key)
+    train = load(data.train_files, require_teacher=train_teacher, max_samples=data.train_max_samples)
     val = None
     if data.val_files:
-        val = load_dataset(
-            data.val_files, data, tokenizer, require_teacher=val_teacher, max_samples=data.val_max_samples
-        )
+        val = load(data.val_files, require_teacher=val_teacher, max_samples=data.val_max_samples)
     assert data.seed is not None  # resolved
     return train, val, PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
 from gspo.checkpoint import Checkpoint, CheckpointError
 from gspo.config import Config, notices, require_keys, require_supported
-from gspo.models import Policy
+from gspo.models import Policy, output_head
 from gspo.observe import PhaseClock, SampleWriter
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, RolloutEngine
@@ -168,9 +168,10 @@ def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = Loca
             policy, tokenizer, seed=trainer.seed, max_num_seqs=config.actor_rollout_ref.rollout.max_num_seqs
         )
         stack.callback(engine.close)
-        said = [*lines, *notices(config)]
+        said = [*lines, *notices(config, output_head(policy.model).weight.shape[0])]
         console, tracker = stack.enter_context(watched(config, folder, checkpoint, total_steps, header, said))
-        samples = SampleWriter(folder, max(_TRAIN_SAMPLES, trainer.log_val_generations), resume_step(checkpoint))
+        limit = max(_TRAIN_SAMPLES, trainer.log_val_generations)
+        samples = SampleWriter(folder, limit, resume_step(checkpoint), amends=trainer.val_only)
         stack.callback(samples.close)
         synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
         run = Run(

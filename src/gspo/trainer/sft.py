@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from gspo.algorithms.stats import Mean, Stat, merge_stats, to_floats
-from gspo.config import Config, require_keys
+from gspo.config import Config, require_keys, supervised_notices
 from gspo.groups import Group, GroupBatch, Prompt
 from gspo.observe import PhaseClock, build_report, throughput_metrics
 from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
@@ -113,11 +113,12 @@ def _validate(run: _SftRun) -> dict[str, float]:
 @contextmanager
 def _open(config: Config) -> Iterator[_SftRun]:
     require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
-    model, trainer = config.actor_rollout_ref.model, config.trainer
-    data = replace(config.data, teacher_key=config.data.answer_key)
+    model, trainer, data = config.actor_rollout_ref.model, config.trainer, config.data
     device = choose_device(config)
     tokenizer = load_actor_tokenizer(model)
-    train_data, val_data, sampler = read_data(data, tokenizer, train_teacher=True, val_teacher=True)
+    train_data, val_data, sampler = read_data(
+        data, tokenizer, train_teacher=True, val_teacher=True, text_key="answer_key"
+    )
     total_steps = trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch
     torch.manual_seed(trainer.seed)
     policy = load_policy(model, tokenizer, device, longest_sequence(data, train_data, val_data))
@@ -125,11 +126,12 @@ def _open(config: Config) -> Iterator[_SftRun]:
     folder = run_folder(config, checkpoint, lines.append)
     header = {
         "model": f"{model.path} ({type(policy.model).__name__}, {policy.model.num_parameters() / 1e6:.1f}M)",
-        "algorithm": f"supervised fine-tuning on {data.teacher_key}, lr {config.actor_rollout_ref.actor.optim.lr:g}",
+        "algorithm": f"supervised fine-tuning on {data.answer_key}, lr {config.actor_rollout_ref.actor.optim.lr:g}",
         "data": train_data.summary(),
         "run folder": str(folder),
     }
-    with hold(folder), watched(config, folder, checkpoint, total_steps, header, lines) as (console, tracker):
+    said = [*lines, *supervised_notices(config)]
+    with hold(folder), watched(config, folder, checkpoint, total_steps, header, said) as (console, tracker):
         run = _SftRun(
             config=config,
             folder=folder,

@@ -1,0 +1,62 @@
+"""A hub name where the hub does not answer: one question, one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gspo.cli import main
+from gspo.trainer import hub
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the hub was asked; it never answers."""
+    questions: list[str] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> Any:
+            assert timeout == 5.0
+            questions.append(url)
+            raise RuntimeError("Name or service not known\nand more")
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(hub, "get_session", Session)
+    return questions
+
+
+_REACHED = "there is no folder org/name here, and the hub, https://hub.example, does not answer "
+_FOLDER = "(Name or service not known): give the folder of a model, as in ./name; "
+
+
+def test_a_hub_that_does_not_answer(asked: list[str]) -> None:
+    with pytest.raises(hub.HubError) as caught:
+        hub.require_hub("org/name")
+    assert str(caught.value) == f"{_REACHED}{_FOLDER}there is no copy in the cache either"
+    assert asked == ["https://hub.example/org/name/resolve/main/config.json"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_copy_in_the_cache_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
+    with pytest.raises(hub.HubError) as caught:
+        hub.require_hub("org/name")
+    assert str(caught.value) == f"{_REACHED}{_FOLDER}HF_HUB_OFFLINE=1 takes the copy in the cache"
+
+
+def test_what_need_not_be_asked(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (str(tmp_path), "./gone", "a/b/c", "~/gone"):
+        hub.require_hub(name)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    hub.require_hub("org/name")
+    assert asked == []
+
+
+def test_eval_says_it_in_one_line(asked: list[str], tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "org/name", "--data", str(tiny_data / "test.jsonl")]) == 1
+    message = f"{_REACHED}{_FOLDER}there is no copy in the cache either"
+    assert capsys.readouterr().err == f"gspo: error: org/name: {message}\n"
+    assert len(asked) == 1
