@@ -25,7 +25,7 @@ from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, SamplingParams
 from gspo.trainer.actor import load_actor_tokenizer, load_policy
 from gspo.trainer.loop import train
-from gspo.trainer.run import choose_device
+from gspo.trainer.opening import choose_device
 from gspo.trainer.sft import sft
 from gspo.trainer.validation import validation_sampling
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import get_session
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 
 __all__ = ["HubError", "require_hub"]
 
