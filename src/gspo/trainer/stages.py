@@ -178,7 +178,8 @@ def _that_teach(mini_batch: GroupBatch, config: Config) -> list[int]:
     if not actor.skip_zero_advantages or other_terms or not loss_fn.__module__.startswith("gspo.algorithms."):
         return list(range(len(mini_batch.groups)))
     moves = (mini_batch["advantages"] * loss_mask(mini_batch) != 0).any(-1)
-    return np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist()
+    # An optimizer step without a gradient is one still (moments fade, weights decay) and has its figures: of one group.
+    return np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist() or [0]
 
 
 def _accumulate(
@@ -191,11 +192,7 @@ def _accumulate(
     normalisers = {**settings.global_batch_info, "loss_scale_factor": actor.loss_scale_factor}
     max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
     max_tokens = actor.ppo_max_token_len_per_gpu
-    teaching = _that_teach(mini_batch, config)
-    parts = list(micro_batches(mini_batch.select(teaching), max_tokens, max_responses)) if teaching else []
-    if not parts:  # an optimizer step of no gradient is a step still: moments fade, weights decay
-        for parameter in policy.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+    parts = list(micro_batches(mini_batch.select(_that_teach(mini_batch, config)), max_tokens, max_responses))
 
     def share(loss: Tensor) -> Mean:
         """A part of the optimizer batch's loss: the parts add up to one loss of count one."""
