@@ -10,6 +10,7 @@ for PPO. GSPO and GRPO weigh each response the same, as their papers do. A finis
 from __future__ import annotations
 
 import argparse
+from itertools import accumulate
 from pathlib import Path
 
 import matplotlib
@@ -101,8 +102,9 @@ def main() -> None:
 def table(runs: dict[str, list[list[dict[str, float]]]]) -> str:
     """Means over seeds, with the smallest and the largest of them in brackets."""
     lines = [
-        "| algorithm | optimizer steps | accuracy, start | at the end | clip fraction | entropy, end | largest grad |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| algorithm | optimizer steps | accuracy, start | at the end | training time | clip fraction | entropy, end | "
+        "largest grad |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, seeds in runs.items():
         algorithm, updates = name.split("-")
@@ -113,7 +115,8 @@ def table(runs: dict[str, list[list[dict[str, float]]]]) -> str:
         norm = max(line.get("actor/grad_norm", 0.0) for run in seeds for line in run)
         lines.append(
             f"| {algorithm} | {updates} | {sum(c[0] for c in accuracy) / len(accuracy):.1%} | "
-            f"{sum(ends) / len(ends):.1%} ({min(ends):.1%} to {max(ends):.1%}) | {sum(clip) / len(clip):.2g} | "
+            f"{sum(ends) / len(ends):.1%} ({min(ends):.1%} to {max(ends):.1%}) | "
+            f"{sum(seconds(run)[-1] for run in seeds) / len(seeds):.1f} s | {sum(clip) / len(clip):.2g} | "
             f"{sum(entropy) / len(entropy):.2f} | {norm:.1f} |"
         )
     return "\n".join(lines) + "\n"
@@ -124,10 +127,31 @@ def mean(run: list[dict[str, float]], key: str) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
+def seconds(run: list[dict[str, float]]) -> list[float]:
+    """Seconds of training up to each line, without validation."""
+    return list(accumulate(line.get("timing_s/step", 0.0) for line in run))
+
+
 def draw(runs: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
-    """One panel a curve: four steps solid, one step dashed, the band from the least to the most of the seeds."""
-    figure, panels = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
-    for axes, (key, title) in zip(panels.flat, CURVES.items(), strict=True):
+    """One panel a curve: four steps solid, one step dashed, the band from the least to the most of the seeds.
+
+    The last two are over seconds of training, the mean of the seeds at each step.
+    """
+    figure, panels = plt.subplots(2, 4, figsize=(17, 7), layout="constrained")
+    for axes, key in zip(panels.flat[len(CURVES) :], (ACCURACY, "critic/score/mean"), strict=True):
+        for name, seeds in runs.items():
+            algorithm, updates = name.split("-")
+            times = [seconds(run) for run in seeds]
+            there = [number for number, line in enumerate(seeds[0]) if key in line]
+            axes.plot(
+                [sum(time[number] for time in times) / len(seeds) for number in there],
+                [sum(run[number][key] for run in seeds) / len(seeds) for number in there],
+                color=COLOURS[algorithm],
+                linestyle="-" if updates == "4" else "--",
+            )
+        axes.set(title=CURVES[key], xlabel="seconds of training")
+        axes.grid(alpha=0.3)
+    for axes, (key, title) in zip(panels.flat, CURVES.items(), strict=False):
         for name, seeds in runs.items():
             algorithm, updates = name.split("-")
             by_step: dict[int, list[float]] = {}
