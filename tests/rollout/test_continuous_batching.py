@@ -68,8 +68,7 @@ def test_responses_are_the_same_whatever_the_batch(
     family: str, apart: bool, tokenizer: PreTrainedTokenizerBase, calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if apart:
-        monkeypatch.setattr(joining, "_WASTED_COLUMNS", 0)
-        monkeypatch.setattr(joining, "_WASTED_PART", 0.0)
+        monkeypatch.setattr(joining, "_BLOCK_COST", -1)
     policy = Policy(tiny_model(family, torch.float64, scale=2.0))
     n, sampling = 4, SamplingParams(24, temperature=1.5, stop=("e", "9"))
     everything = LocalEngine(policy, tokenizer, seed=5).generate(prompts(), sampling, n=n, step=2)

@@ -81,14 +81,13 @@ class Batch:
         return [(len(b), len(b.prompt_lengths), b.own[0][0].shape[2]) for b in blocks]
 
 
-@pytest.mark.parametrize("wasted", [None, 0, 8], ids=["usual", "never joined", "joined late"])
+@pytest.mark.parametrize("block_cost", [None, -1, 40], ids=["joined", "never joined", "joined late"])
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (6, 5.0)])
 def test_a_changing_batch_attends_as_each_row_alone(
-    wasted: int | None, window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    block_cost: int | None, window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if wasted is not None:
-        monkeypatch.setattr(joining, "_WASTED_COLUMNS", wasted)
-        monkeypatch.setattr(joining, "_WASTED_PART", 0.02 * wasted)
+    if block_cost is not None:
+        monkeypatch.setattr(joining, "_BLOCK_COST", block_cost)
     batch = Batch()
     batch.exchange([], [3, 7, 1], rows_each=3)
     num_blocks = set()
@@ -101,7 +100,7 @@ def test_a_changing_batch_attends_as_each_row_alone(
         if number == 70:
             batch.exchange([i for i, row in enumerate(batch.rows) if row.num_own < 30], [2], rows_each=2)
         num_blocks.add(len(batch.cache._blocks))
-    assert max(num_blocks) > 1 or wasted is None
+    assert max(num_blocks) > 1 or block_cost is None
 
 
 def test_all_rows_may_leave_before_others_enter() -> None:

@@ -17,10 +17,8 @@ from gspo.rollout.block import FIRST_CAPACITY, DecodeBlock, LayerTensors
 
 __all__ = ["BlockPart", "arrange"]
 
-# Two blocks become one where that adds at most this part to the scores they compute, ...
-_WASTED_PART = 0.25
-# ... or at most this many scores a row, which cost less than the operations of a block.
-_WASTED_COLUMNS = 64
+# The operations of one more block take about as long as this many attention scores do on a CPU (some 0.1 ms a layer).
+_BLOCK_COST = 1024
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,8 @@ def arrange(parts: list[BlockPart]) -> list[DecodeBlock]:
 
 
 def _worth_joining(older: list[BlockPart], younger: BlockPart) -> bool:
-    together = [*older, younger]
     apart = _num_scores(older) + _num_scores([younger])
-    allowed = max(_WASTED_PART * apart, _WASTED_COLUMNS * sum(len(part.rows) for part in together))
-    return _num_scores(together) - apart <= allowed
+    return _num_scores([*older, younger]) - apart <= _BLOCK_COST
 
 
 def _num_scores(parts: list[BlockPart]) -> int:
