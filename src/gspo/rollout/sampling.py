@@ -24,10 +24,13 @@ def response_key(seed: int, step: int, uid: str, index: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def uniforms(keys: np.ndarray, position: int) -> np.ndarray:
-    """One draw from (0, 1) for each key at a position, by the SplitMix64 generator (Steele et al. 2014). (keys,)"""
+def uniforms(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
+    """One draw from (0, 1) for each key, at one position or at each its own. (keys,)
+
+    By the SplitMix64 generator (Steele et al. 2014).
+    """
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
-        state = keys + np.uint64(position + 1) * _GOLDEN
+        state = keys + (np.asarray(positions).astype(np.uint64) + np.uint64(1)) * _GOLDEN
         for shift, factor in _MIX:
             state = (state ^ (state >> shift)) * factor
         state ^= state >> np.uint64(31)

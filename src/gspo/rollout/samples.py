@@ -1,0 +1,105 @@
+"""What has been sampled: the rows of the running batch, and every token drawn so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gspo.rollout.sampling import uniforms
+
+__all__ = ["Rows", "Samples"]
+
+_NO_TOKEN = -1
+
+
+@dataclass
+class Rows:
+    """Responses that are being sampled.
+
+    Attributes:
+        responses: number of each row's response. (rows,)
+        alive: which have not ended. (rows,)
+        lengths: tokens drawn of each. (rows,)
+        tokens: the last of them. (rows,)
+        tails: the last few, the latest last, -1 where there is none yet. (rows, few)
+    """
+
+    responses: Tensor
+    alive: Tensor
+    lengths: Tensor
+    tokens: Tensor
+    tails: Tensor
+
+    @classmethod
+    def start(cls, responses: Tensor, tail: int) -> Rows:
+        """Rows of which nothing is drawn yet; their last `tail` tokens will be at hand."""
+        zeros = torch.zeros_like(responses)
+        tails = torch.full((len(responses), tail), _NO_TOKEN, device=responses.device)
+        return cls(responses, torch.ones_like(responses, dtype=torch.bool), zeros, zeros, tails)
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def append(self, tokens: Tensor) -> None:
+        """One more token for every row. (rows,)"""
+        self.tokens = tokens
+        self.lengths = self.lengths + 1
+        if self.tails.shape[1]:
+            self.tails = torch.cat([self.tails[:, 1:], tokens[:, None]], 1)
+
+    def end(self, ended: Tensor) -> None:
+        """These have ended, if they had not before. (rows,)"""
+        self.alive = self.alive & ~ended
+
+    def tail(self, row: int) -> list[int]:
+        """The last few tokens of a row, fewer where it has no more."""
+        return [token for token in self.tails[row].tolist() if token != _NO_TOKEN]
+
+    def pick(self, keep: Tensor) -> Rows:
+        """These rows only. (kept,)"""
+        return Rows(*(tensor[keep] for tensor in self._tensors))
+
+    def join(self, others: Rows) -> Rows:
+        """These rows, and others behind them."""
+        return Rows(*(torch.cat(pair) for pair in zip(self._tensors, others._tensors, strict=True)))
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.responses, self.alive, self.lengths, self.tokens, self.tails
+
+
+class Samples:
+    """Every token drawn, and the random numbers they are drawn with.
+
+    Args:
+        keys: random key of each response.
+    """
+
+    def __init__(self, keys: list[int]) -> None:
+        self._keys = np.array(keys, dtype=np.uint64)
+        self._drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def draws(self, rows: Rows) -> Tensor:
+        """One uniform number for the next token of every row. (rows,)"""
+        keys = self._keys[rows.responses.cpu().numpy()]
+        return torch.from_numpy(uniforms(keys, rows.lengths.cpu().numpy())).to(rows.responses.device)
+
+    def add(self, rows: Rows, tokens: Tensor, log_probs: Tensor) -> None:
+        """The next token of every row, with its log-probability; what an ended row draws counts for nothing."""
+        self._drawn.append((rows.responses, rows.alive, tokens, log_probs))
+        rows.append(tokens)
+
+    def finished(self) -> list[tuple[list[int], list[float]]]:
+        """Token ids and log-probabilities of every response."""
+        if not self._drawn:
+            return []
+        owners, counted, tokens, log_probs = (torch.cat(column).cpu() for column in zip(*self._drawn, strict=True))
+        owners = owners[counted]
+        lengths = torch.bincount(owners, minlength=len(self._keys)).tolist()
+        order = owners.argsort(stable=True)
+        ids = tokens[counted][order].split(lengths)
+        values = log_probs.float()[counted][order].split(lengths)
+        return [(a.tolist(), b.tolist()) for a, b in zip(ids, values, strict=True)]
