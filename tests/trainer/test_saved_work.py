@@ -106,7 +106,7 @@ def test_groups_without_an_advantage_are_not_run_and_the_update_is_the_same(
     loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama")
-    gradients, tokens = [], []
+    gradients, fractions, tokens = [], [], []
     original = Policy.log_probs_and_values
 
     def count(policy: Policy, part: GroupBatch, *arguments: Any, **named: Any) -> Any:
@@ -124,7 +124,11 @@ def test_groups_without_an_advantage_are_not_run_and_the_update_is_the_same(
         tokens.clear()
         stats = to_floats(update_actor(batch, actor, config, 1))
         gradients.append((actor.gradients[0], stats["actor/pg_loss"], sum(tokens)))
+        fractions.append({name: value for name, value in stats.items() if "clipfrac" in name})
     (less, less_loss, less_tokens), (all_of, whole_loss, all_tokens) = gradients
+    if loss not in ("cispo", "sapo"):  # whose clip is of the ratio, whatever the advantage
+        assert fractions[0] == pytest.approx(fractions[1])
+        assert any(0 < value < 1 for value in fractions[0].values())
     assert less_tokens < all_tokens
     assert less_loss == pytest.approx(whole_loss, abs=1e-12)
     for name in all_of:

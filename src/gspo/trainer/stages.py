@@ -23,6 +23,9 @@ from gspo.models import Policy, micro_batches
 from gspo.trainer.actor import Actor
 from gspo.trainer.values import value_terms
 
+# Losses whose clip acts on the side that the advantage's sign picks: on none where it is zero.
+_CLIPS_BY_ADVANTAGE = ("gspo", "gspo_token", "vanilla", "geo_mean")
+
 __all__ = [
     "add_log_probs",
     "add_reference",
@@ -182,6 +185,17 @@ def _that_teach(mini_batch: GroupBatch, config: Config) -> list[int]:
     return np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist() or [0]
 
 
+def _unclipped(mini_batch: GroupBatch, teaching: GroupBatch) -> dict[str, Stat]:
+    """What the groups that are not run add to clip fractions: tokens and responses of which none is clipped."""
+    masks = loss_mask(mini_batch), loss_mask(teaching)
+    tokens, responses = (
+        Mean(0.0, float(sums(masks[0])) - float(sums(masks[1])))
+        for sums in (lambda mask: mask.sum(), lambda mask: (mask.sum(-1) > 0).sum())
+    )
+    of_tokens = ("actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/token_clipfrac")
+    return {**dict.fromkeys(of_tokens, tokens), "actor/seq_clipfrac": responses}
+
+
 def _accumulate(
     mini_batch: GroupBatch, policy: Policy, config: Config, with_entropy: bool
 ) -> Iterator[tuple[GroupBatch, Tensor, dict[str, Stat]]]:
@@ -192,7 +206,9 @@ def _accumulate(
     normalisers = {**settings.global_batch_info, "loss_scale_factor": actor.loss_scale_factor}
     max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
     max_tokens = actor.ppo_max_token_len_per_gpu
-    parts = list(micro_batches(mini_batch.select(_that_teach(mini_batch, config)), max_tokens, max_responses))
+    teaching = mini_batch.select(_that_teach(mini_batch, config))
+    parts = list(micro_batches(teaching, max_tokens, max_responses))
+    unclipped = _unclipped(mini_batch, teaching) if actor.policy_loss.loss_mode in _CLIPS_BY_ADVANTAGE else {}
 
     def share(loss: Tensor) -> Mean:
         """A part of the optimizer batch's loss: the parts add up to one loss of count one."""
@@ -213,7 +229,8 @@ def _accumulate(
             config=settings,
             rollout_is_weights=part.tensors.get("rollout_is_weights"),
         )
-        stats = {**stats, "actor/pg_loss": share(loss)}
+        stats = merge_stats([stats, {name: stat for name, stat in unclipped.items() if name in stats}])
+        stats["actor/pg_loss"], unclipped = share(loss), {}
         if with_entropy:
             stats["actor/entropy"] = Mean.masked(entropy, mask)
         if actor.entropy_coeff != 0:
