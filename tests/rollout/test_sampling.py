@@ -110,3 +110,10 @@ def test_logits_that_are_not_finite_are_refused(temperature: float) -> None:
     logits = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
     with pytest.raises(ValueError, match="probabilities that are NaN or infinite: training has diverged"):
         sample_tokens(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), SamplingParams(1, temperature=temperature))
+
+
+def test_rows_at_positions_of_their_own_draw_what_they_would_together() -> None:
+    keys = np.array([response_key(1, 2, "f:0", index) for index in range(4)], dtype=np.uint64)
+    positions = np.array([0, 7, 3, 2**20])
+    expected = [uniforms(keys, int(position))[row] for row, position in enumerate(positions)]
+    assert uniforms(keys, positions).tolist() == expected
