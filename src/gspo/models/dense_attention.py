@@ -29,7 +29,6 @@ _FILL = 0.7
 # Scores of one call, over all heads.
 _MAX_SCORES = 8 * 2**20
 
-
 # Responses of a bucket at least, on average; fewer are too few to fill a call.
 _FULL = 4
 
@@ -112,17 +111,20 @@ def _segments(spans: Sequence[GroupSpan]) -> list[_Segment]:
 
 def _grouped(segments: list[_Segment], heads: int) -> Iterator[list[_Segment]]:
     members: list[_Segment] = []
-    own = 0
+    shortest = longest = 0
     for segment in segments:
-        prompt_fits = members and segment[0] >= _FILL * members[0][0] and bool(segment[0]) == bool(members[0][0])
-        longest = max(own, segment[1])
-        fits = prompt_fits and min(segment[1], *(m[1] for m in members)) >= _FILL * longest
-        room = (len(members) + 1) * heads * longest * (longest + segment[0]) <= _MAX_SCORES
-        if members and not (fits and room):
-            yield members
-            members, longest = [], segment[1]
+        prompt, own = segment[:2]
+        if members:
+            shortest, longest = min(shortest, own), max(longest, own)
+            first = members[0][0]
+            fits = prompt >= _FILL * first and bool(prompt) == bool(first) and shortest >= _FILL * longest
+            room = (len(members) + 1) * heads * longest * (longest + prompt) <= _MAX_SCORES
+            if not (fits and room):
+                yield members
+                members = []
+        if not members:
+            shortest = longest = own
         members.append(segment)
-        own = longest
     if members:
         yield members
 

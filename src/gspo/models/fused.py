@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gspo.models.linear import FastLinear, gradient_of_weight, linear, use_fast_linears
+from gspo.models.linear import FastLinear, gradient_of_weight, linear, on_cpu_in_float32, use_fast_linears
 
 __all__ = ["use_fused_kernels"]
 
@@ -75,7 +75,7 @@ class _FusedNorm(nn.Module):
     weight: nn.Parameter
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if not _serves(hidden_states, self.weight):
+        if not on_cpu_in_float32(hidden_states, self.weight):
             return cast(Tensor, super().forward(hidden_states))
         if torch.is_grad_enabled():
             return cast(Tensor, _RMSNorm.apply(hidden_states, self.weight, _eps(self)))
@@ -90,17 +90,13 @@ class _FusedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, up, down = self.gate_proj, self.up_proj, self.down_proj
         # A layer that was replaced since (an adapter) has a forward of its own.
-        if not _serves(x, gate.weight) or any(type(layer) is not FastLinear for layer in (gate, up, down)):
+        if not on_cpu_in_float32(x, gate.weight) or any(type(layer) is not FastLinear for layer in (gate, up, down)):
             return cast(Tensor, super().forward(x))
         if torch.is_grad_enabled():
             return cast(Tensor, _GatedMLP.apply(x, gate.weight, up.weight, down.weight))
         products = torch.ops.mkldnn._linear_pointwise
         opened = products(x, gate.laid_out, None, "swish", [], "")
         return linear(products.binary(x, opened, up.laid_out, None, "mul"), down.laid_out)
-
-
-def _serves(x: Tensor, weight: Tensor) -> bool:
-    return x.is_cpu and x.dtype == torch.float32 == weight.dtype and x.numel() > 0
 
 
 def use_fused_kernels(model: nn.Module) -> None:
@@ -117,7 +113,7 @@ def _fuse_modules(model: nn.Module) -> None:
     agreed: dict[tuple[type, tuple[int, ...]], bool] = {}
     for module in model.modules():
         weight = _leading_weight(module)
-        if weight is None or not _serves(weight, weight):
+        if weight is None or not on_cpu_in_float32(weight, weight):
             continue
         original, mixin = type(module), _FusedNorm if weight.dim() == 1 else _FusedMLP
         case = (original, tuple(weight.shape))

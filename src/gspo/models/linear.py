@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["FastLinear", "gradient_of_weight", "linear", "packed_weights", "use_fast_linears"]
+__all__ = ["FastLinear", "gradient_of_weight", "linear", "on_cpu_in_float32", "packed_weights", "use_fast_linears"]
 
 
 def _found() -> bool:
@@ -44,8 +44,13 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(rows, weight, bias)
 
 
+def on_cpu_in_float32(rows: Tensor, weight: Tensor) -> bool:
+    """Whether there is something to compute, and where and in what this project's own operations compute."""
+    return rows.is_cpu and rows.dtype == torch.float32 == weight.dtype and rows.numel() > 0
+
+
 def _fast(rows: Tensor, weight: Tensor) -> bool:
-    return _AVAILABLE and rows.is_cpu and rows.dtype == torch.float32 == weight.dtype and rows.numel() > 0
+    return _AVAILABLE and on_cpu_in_float32(rows, weight)
 
 
 def gradient_of_weight(grad: Tensor, rows: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from gspo.algorithms import agg_loss
 from gspo.algorithms.stats import Mean
 from gspo.config import Config
 from gspo.groups import GroupBatch
-from gspo.models import Policy, micro_batches
+from gspo.models import Policy
+from gspo.trainer.stages import update_parts
 
 __all__ = ["cross_entropy"]
 
@@ -21,9 +22,8 @@ def cross_entropy(batch: GroupBatch, policy: Policy, config: Config) -> Iterator
     The shares add up to the mean negative log-likelihood over the tokens of the whole batch. Micro-batches are the
     actor's.
     """
-    actor, num_tokens = config.actor_rollout_ref.actor, batch.num_tokens
-    max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
-    for part in micro_batches(batch, actor.ppo_max_token_len_per_gpu, max_responses):
+    num_tokens = batch.num_tokens
+    for part in update_parts(batch, config.actor_rollout_ref.actor):
         log_prob, _ = policy.log_probs(part)
         share = agg_loss(-log_prob, part["response_mask"], "token-mean", batch_num_tokens=num_tokens)
         yield part, share, Mean(share.detach() * num_tokens, part.num_tokens)

@@ -23,9 +23,6 @@ from gspo.models import Policy, micro_batches
 from gspo.trainer.actor import Actor
 from gspo.trainer.values import value_terms
 
-# Losses whose clip acts on the side that the advantage's sign picks: on none where it is zero.
-_CLIPS_BY_ADVANTAGE = ("gspo", "gspo_token", "vanilla", "geo_mean")
-
 __all__ = [
     "add_log_probs",
     "add_reference",
@@ -34,7 +31,11 @@ __all__ = [
     "loss_settings",
     "mini_batches",
     "update_actor",
+    "update_parts",
 ]
+
+# Losses whose clip acts on the side that the advantage's sign picks: on none where it is zero.
+_CLIPS_BY_ADVANTAGE = ("gspo", "gspo_token", "vanilla", "geo_mean")
 
 
 @torch.no_grad()
@@ -130,6 +131,12 @@ def mini_batches(
             yield batch.select(order[start : start + size].tolist())
 
 
+def update_parts(batch: GroupBatch, actor: ActorConfig) -> Iterator[GroupBatch]:
+    """The micro-batches of the actor's updates, as its section cuts them."""
+    max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
+    return micro_batches(batch, actor.ppo_max_token_len_per_gpu, max_responses)
+
+
 def update_actor(
     batch: GroupBatch, actor: Actor, config: Config, step: int, *, with_entropy: bool = True
 ) -> dict[str, Stat]:
@@ -169,8 +176,8 @@ def rollout_drift(batch: GroupBatch, log_prob: Tensor) -> dict[str, Stat]:
     }
 
 
-def _that_teach(mini_batch: GroupBatch, config: Config) -> list[int]:
-    """The groups to run: not those whose advantages are all zero, where no other term of the loss reads them.
+def _that_teach(mini_batch: GroupBatch, config: Config) -> GroupBatch:
+    """The groups to run, the batch itself if that is all: not those of zero advantages, where nothing else reads them.
 
     Their gradient is zero, and the normalisers of the loss are those of the whole batch. A loss of the user's own may
     have a term without the advantage: it sees every group.
@@ -179,10 +186,11 @@ def _that_teach(mini_batch: GroupBatch, config: Config) -> list[int]:
     loss_fn = get_policy_loss_fn(actor.policy_loss.loss_mode)
     other_terms = actor.use_kl_loss or actor.entropy_coeff != 0 or config.shares_backbone
     if not actor.skip_zero_advantages or other_terms or not loss_fn.__module__.startswith("gspo.algorithms."):
-        return list(range(len(mini_batch.groups)))
+        return mini_batch
     moves = (mini_batch["advantages"] * loss_mask(mini_batch) != 0).any(-1)
     # An optimizer step without a gradient is one still (moments fade, weights decay) and has its figures: of one group.
-    return np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist() or [0]
+    teaching = np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist() or [0]
+    return mini_batch if len(teaching) == len(mini_batch.groups) else mini_batch.select(teaching)
 
 
 def _unclipped(mini_batch: GroupBatch, teaching: GroupBatch) -> dict[str, Stat]:
@@ -204,11 +212,11 @@ def _accumulate(
     loss_fn = get_policy_loss_fn(actor.policy_loss.loss_mode)
     settings, mode = loss_settings(config, mini_batch), actor.loss_agg_mode or "token-mean"
     normalisers = {**settings.global_batch_info, "loss_scale_factor": actor.loss_scale_factor}
-    max_responses = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
-    max_tokens = actor.ppo_max_token_len_per_gpu
-    teaching = mini_batch.select(_that_teach(mini_batch, config))
-    parts = list(micro_batches(teaching, max_tokens, max_responses))
-    unclipped = _unclipped(mini_batch, teaching) if actor.policy_loss.loss_mode in _CLIPS_BY_ADVANTAGE else {}
+    teaching = _that_teach(mini_batch, config)
+    parts = list(update_parts(teaching, actor))
+    unclipped: dict[str, Stat] = {}
+    if teaching is not mini_batch and actor.policy_loss.loss_mode in _CLIPS_BY_ADVANTAGE:
+        unclipped = _unclipped(mini_batch, teaching)
 
     def share(loss: Tensor) -> Mean:
         """A part of the optimizer batch's loss: the parts add up to one loss of count one."""

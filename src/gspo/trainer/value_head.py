@@ -8,9 +8,8 @@ from __future__ import annotations
 from gspo.algorithms.stats import Mean, Stat, merge_stats
 from gspo.config import Config
 from gspo.groups import GroupBatch
-from gspo.models import micro_batches
 from gspo.trainer.actor import Actor
-from gspo.trainer.stages import mini_batches
+from gspo.trainer.stages import mini_batches, update_parts
 from gspo.trainer.values import value_terms
 
 __all__ = ["update_value_head"]
@@ -22,13 +21,12 @@ def update_value_head(batch: GroupBatch, actor: Actor, config: Config, step: int
     Mini-batches and passes over them are the actor's; the learning rate is the actor's peak, outside of its schedule.
     """
     settings = config.actor_rollout_ref.actor
-    max_responses = None if settings.use_dynamic_bsz else settings.ppo_micro_batch_size_per_gpu
     stats: list[dict[str, Stat]] = [{"actor/lr": Mean(settings.optim.lr)}]
     with actor.constant_rate(settings.optim.lr):
         for mini_batch in mini_batches(batch, config, step):
             if not bool(mini_batch["response_mask"].any()):
                 continue
-            parts = list(micro_batches(mini_batch, settings.ppo_max_token_len_per_gpu, max_responses))
+            parts = list(update_parts(mini_batch, settings))
             for part in parts:
                 loss, figures = value_terms(actor.policy.values(part), part, mini_batch, len(parts), config.critic)
                 (config.critic.value_loss_coef * loss).backward()
