@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gspo.models.linear import FastLinear, linear, packed_weights, use_fast_linears
+from gspo.models.linear import FastLinear, gradient_of_weight, linear, packed_weights, use_fast_linears
 
 
 def fast(inputs: int, outputs: int, bias: bool) -> FastLinear:
@@ -84,3 +84,13 @@ def test_only_plain_linear_layers_change_and_the_weights_keep_their_names() -> N
     use_fast_linears(model)
     assert type(model["own"]) is Own
     assert list(model.state_dict()) == before
+
+
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(5, 24, 40), (90, 24, 40), (90, 40, 24), (64, 32, 32)])
+def test_the_gradient_of_a_weight_from_few_and_from_many_rows(count: int, inputs: int, outputs: int) -> None:
+    grad, rows = torch.randn(3, count, outputs), torch.randn(3, count, inputs)
+    exact = torch.einsum("bto,bti->oi", grad.double(), rows.double())
+    torch.testing.assert_close(gradient_of_weight(grad, rows).double(), exact, atol=1e-4, rtol=1e-4)
+    expanded = grad[:, :1].expand_as(grad)
+    exact = torch.einsum("bto,bti->oi", expanded.double(), rows.double())
+    torch.testing.assert_close(gradient_of_weight(expanded, rows).double(), exact, atol=1e-4, rtol=1e-4)

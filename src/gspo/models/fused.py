@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gspo.models.linear import FastLinear, gradient_of_weight, linear, on_cpu_in_float32, use_fast_linears
+from gspo.models.fused_attention import fuse_attention
+from gspo.models.linear import FastLinear, gradient_of_weight, linear, linear_plus, on_cpu_in_float32, use_fast_linears
 
 __all__ = ["use_fused_kernels"]
 
@@ -65,7 +66,7 @@ class _GatedMLP(torch.autograd.Function):
         of_gated = torch.ops.aten.silu_backward(inner.mul_(raised), gated)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = linear(of_gated, gate.t()).add_(linear(of_raised, up.t()))
+            of_x = linear_plus(of_raised, up.t(), linear(of_gated, gate.t()))
         of_gate = gradient_of_weight(of_gated, x) if ctx.needs_input_grad[1] else None
         of_up = gradient_of_weight(of_raised, x) if ctx.needs_input_grad[2] else None
         return of_x, of_gate, of_up, of_down
@@ -100,12 +101,13 @@ class _FusedMLP(nn.Module):
 
 
 def use_fused_kernels(model: nn.Module) -> None:
-    """Puts a model's linear layers, norms and gated MLPs on this project's operations, in place, where they serve.
+    """Puts a model's linear layers, norms, MLPs and attention layers on this project's operations where they serve.
 
-    Names and weights stay; nothing changes on another device or in another type than float32.
+    In place; names and weights stay. Nothing changes on another device or in another type than float32.
     """
     use_fast_linears(model)
     _fuse_modules(model)
+    fuse_attention(model)
 
 
 def _fuse_modules(model: nn.Module) -> None:

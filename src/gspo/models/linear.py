@@ -17,8 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
-__all__ = ["FastLinear", "gradient_of_weight", "linear", "on_cpu_in_float32", "packed_weights", "use_fast_linears"]
+__all__ = [
+    "FastLinear",
+    "Packs",
+    "gradient_of_weight",
+    "linear",
+    "linear_plus",
+    "on_cpu_in_float32",
+    "packed_weights",
+    "use_fast_linears",
+]
 
 
 def _found() -> bool:
@@ -28,6 +38,10 @@ def _found() -> bool:
 
 
 _AVAILABLE = _found()
+
+# With so many times more rows than the weight has of either, its gradient is formed faster as that of a convolution of
+# one pixel: oneDNN splits the long sum over the rows there, and needs no transposed copies.
+_MANY = 2
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -42,6 +56,14 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return product
     return functional.linear(rows, weight, bias)
+
+
+def linear_plus(rows: Tensor, weight: Tensor, other: Tensor) -> Tensor:
+    """rows @ weight.T + other, without a gradient. `other` is of the product's shape and is used up."""
+    if _fast(rows, weight):
+        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, other, weight, None, "add")
+        return total
+    return other.add_(functional.linear(rows, weight))
 
 
 def on_cpu_in_float32(rows: Tensor, weight: Tensor) -> bool:
@@ -61,20 +83,32 @@ def gradient_of_weight(grad: Tensor, rows: Tensor) -> Tensor:
         rows: the inputs. (..., inputs)
     """
     grad, rows = grad.flatten(0, -2), rows.flatten(0, -2)
+    outputs, inputs = grad.shape[1], rows.shape[1]
+    if _fast(rows, grad) and len(rows) >= _MANY * max(outputs, inputs):
+        images, upstream = (x.contiguous().view(1, len(x), 1, -1).permute(0, 3, 1, 2) for x in (rows, grad))
+        return conv2d_weight(images, (outputs, inputs, 1, 1), upstream)[:, :, 0, 0]
     # oneDNN copies its first factor where it is transposed: that should be the narrower one.
-    if grad.shape[1] > rows.shape[1]:
+    if outputs > inputs:
         return linear(rows.t(), grad.t()).t()
     return linear(grad.t(), rows.t())
 
 
-class FastLinear(nn.Linear):
-    """A linear layer whose products run on oneDNN where it can serve them, and as PyTorch's elsewhere.
+class Packs:
+    """A module that multiplies its input by one or several layers' weights at one go in sampling.
 
     Attributes:
-        packed: its weight laid out for sampling, while `packed_weights` is open.
+        packed: these weights laid out for it, one behind the other, while `packed_weights` is open.
     """
 
     packed: Tensor | None = None
+
+    def packed_layers(self) -> tuple[FastLinear, ...]:
+        """The layers, of the same input; none where they cannot be had."""
+        raise NotImplementedError
+
+
+class FastLinear(Packs, nn.Linear):
+    """A linear layer whose products run on oneDNN where it can serve them, and as PyTorch's elsewhere."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not _fast(input, self.weight):
@@ -83,6 +117,9 @@ class FastLinear(nn.Linear):
             out: Tensor = _Linear.apply(input, self.weight, self.bias)
             return out
         return linear(input, self.laid_out, self.bias)
+
+    def packed_layers(self) -> tuple[FastLinear, ...]:
+        return (self,)
 
     @property
     def laid_out(self) -> Tensor:
@@ -122,15 +159,23 @@ def use_fast_linears(model: nn.Module) -> None:
 @contextmanager
 @torch.no_grad()
 def packed_weights(model: nn.Module) -> Iterator[None]:
-    """While open, `model`'s fast linear layers hold a second copy of their weights, laid out for few rows.
+    """While open, `model`'s fast layers hold a second copy of their weights, laid out for few rows.
 
     The weights must not change meanwhile. Nothing happens on another device than a CPU.
     """
-    layers = [m for m in model.modules() if isinstance(m, FastLinear) and _fast(m.weight, m.weight)]
-    for layer in layers:
-        layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+    holders: list[Packs] = []
+    done: set[FastLinear] = set()
+    for module in model.modules():  # each before those within it
+        if not isinstance(module, Packs) or module in done:
+            continue
+        layers = module.packed_layers()
+        if layers and all(_fast(layer.weight, layer.weight) for layer in layers):
+            weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight.detach()
+            module.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+            holders.append(module)
+            done.update(layers)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.packed = None
+        for holder in holders:
+            holder.packed = None

@@ -19,6 +19,8 @@ __all__ = ["OutputHead", "token_log_probs"]
 # One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory.
 _CHUNK_BYTES = 64 * 2**20
 _MIN_CHUNK_ROWS = 16
+# The head's gradient is added up in strips of this many tokens of the vocabulary, so that what is added stays small.
+_STRIP = 8192
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         count = len(hidden)
-        log_probs, entropy = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(2))
+        log_probs, entropy, lse = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(3))
         for rows in _chunks(count, weight.shape[0]):
-            log_p = _logits(head, hidden[rows], temperature).log_softmax(-1)
-            log_probs[rows] = log_p.gather(1, targets[rows, None])[:, 0]
+            logits, chosen = _logits(head, hidden[rows], temperature), targets[rows, None]
+            log_p = logits.log_softmax(-1)
+            log_probs[rows] = log_p.gather(1, chosen)[:, 0]
+            lse[rows] = logits.gather(1, chosen)[:, 0] - log_probs[rows]
+            del logits
             if with_entropy:
                 entropy[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
-        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy, lse)
         ctx.set_materialize_grads(False)  # an entropy that is only looked at has no gradient to compute
         ctx.head, ctx.temperature = head, temperature
         return log_probs, entropy
@@ -96,7 +101,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_log_probs, grad_entropy = grads
-        hidden, weight, bias, targets, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy, lse = ctx.saved_tensors
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropy)
         head: OutputHead = ctx.head
@@ -105,26 +110,27 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for rows in _chunks(len(hidden), weight.shape[0]):
             logits = _logits(head, hidden[rows], ctx.temperature)
-            grad = logits.softmax(-1)
+            slope = 1 if head.softcap is None else 1 - (logits * (ctx.temperature / head.softcap)).square()
+            log_p = logits.sub_(lse[rows, None])
             # d log p_y / dz = 1[y] - p ; dH / dz = -p (log p + H)
             if grad_entropy is not None:
-                grad *= -grad_log_probs[rows, None] - grad_entropy[rows, None] * (
-                    logits.log_softmax(-1) + entropy[rows, None]
-                )
+                factor = -grad_log_probs[rows, None] - grad_entropy[rows, None] * (log_p + entropy[rows, None])
+                grad = log_p.exp_().mul_(factor)
             else:
-                grad *= -grad_log_probs[rows, None]
+                grad = log_p.exp_().mul_(-grad_log_probs[rows, None])
             grad.scatter_add_(1, targets[rows, None], grad_log_probs[rows, None])
             if ctx.temperature != 1.0:
                 grad /= ctx.temperature
             if head.softcap is not None:
-                grad *= 1 - (logits * (ctx.temperature / head.softcap)).square()
+                grad *= slope
             if head.multiplier != 1.0:
                 grad *= head.multiplier
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = linear(grad, weight.t())
             if grad_weight is not None:
-                grad_weight += linear(grad.t(), hidden[rows].t())
+                for into, strip in zip(grad_weight.split(_STRIP), grad.split(_STRIP, 1), strict=True):
+                    into += linear(strip.t(), hidden[rows].t())
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
@@ -136,5 +142,7 @@ def _logits(head: OutputHead, hidden: Tensor, temperature: float) -> Tensor:
 
 
 def _chunks(count: int, vocabulary: int) -> list[slice]:
-    size = max(_MIN_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary))
+    """Rows of each chunk of logits: as few chunks as can be, of about the same size."""
+    most = max(_MIN_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary))
+    size = -(-count // -(-count // most)) if count else 1
     return [slice(start, start + size) for start in range(0, count, size)]
