@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from gspo.algorithms import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from gspo.models.scratch import make_model_folder
 
 # Judges any text, differently enough that groups have a spread.
@@ -16,6 +18,18 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
     """The part of distinct characters, so that random text scores differently."""
     return {"score": len(set(solution_str)) / (1 + len(solution_str)), "acc": float("e" in solution_str)}
 '''
+
+
+@pytest.fixture(autouse=True)
+def _registered_names() -> Iterator[None]:
+    """What a test registers is unknown to the next one, and a file that registered it is run anew there."""
+    registries = [(registry, dict(registry)) for registry in (ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY)]
+    yield
+    for registry, before in registries:
+        registry.clear()
+        registry.update(before)
+    for name in [name for name in sys.modules if name.startswith("gspo_external_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

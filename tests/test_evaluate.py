@@ -246,11 +246,11 @@ def test_answers_come_in_batches(batch_size: int | None, batches: list[list[str]
         SamplingParams(5),
         n=2,
         batch_size=batch_size,
-        on_batch=finished.append,
+        on_ended=finished.append,
     )
     assert [[r.text for r in g.responses] for g in groups] == [["a", "aa"], ["b", "bb"], ["c", "cc"]]
     assert all(r.reward == 1.0 for g in groups for r in g.responses)
     assert rewards.batches == batches
-    assert finished == [len(batch) for batch in batches]
+    assert finished == [2, 2, 2]  # the responses of each prompt
     assert set(steps) == {0}  # the same random draws whenever it is asked
     assert answer_groups(ScriptedEngine(script, tokenizer), rewards, [], SamplingParams(5)) == []

@@ -82,7 +82,7 @@ def answer_groups(
     *,
     n: int = 1,
     batch_size: int | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    on_ended: Callable[[int], None] | None = None,
 ) -> list[Group]:
     """Samples `n` responses for each prompt and scores them.
 
@@ -93,16 +93,14 @@ def answer_groups(
         sampling: how tokens are drawn.
         n: responses for each prompt.
         batch_size: prompts that are sampled and scored at a time; None takes all at once.
-        on_batch: called with the number of prompts of each finished batch.
+        on_ended: called with the number of responses that have ended since it was called last.
     """
     groups: list[Group] = []
     size = batch_size or max(1, len(prompts))
     for start in range(0, len(prompts), size):
-        batch = engine.generate(prompts[start : start + size], sampling, n=n, step=_VALIDATION_STEP)
+        batch = engine.generate(prompts[start : start + size], sampling, n=n, step=_VALIDATION_STEP, on_ended=on_ended)
         rewards.score(batch)
         groups += batch
-        if on_batch is not None:
-            on_batch(len(batch))
     return groups
 
 

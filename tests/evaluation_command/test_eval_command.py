@@ -167,12 +167,34 @@ def test_several_files_and_scores(tiny_model_folder: Path, data: Path, tmp_path:
     assert evaluate_models(args, make_engine=engines, console=console) == 0
     assert "┃ model" in shown.getvalue()
     assert "4 prompts x 1; 7 prompts from 7 rows" in shown.getvalue()
+    assert " 4/4 " in next(line for line in reversed(shown.getvalue().splitlines()) if "responses " in line)
     results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert [(r["data_source"], r["num_prompts"], r["accuracy"], r["is_accuracy"], r["interval"]) for r in results] == [
         ("mine", 2, 0.25, False, [None, None]),
         ("openai/gsm8k", 2, 0.25, False, [None, None]),
     ]
     assert "0.250 (score)" in shown.getvalue()
+
+
+@pytest.mark.parametrize(("setting", "calls"), [("trainer.seed=1", [8, 2]), ("data.val_batch_size=4", [4, 4, 2])])
+def test_a_call_of_the_engine_has_more_than_it_samples_at_once(
+    setting: str, calls: list[int], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    data, found = write_rows(tmp_path / "test.jsonl", ["1"] * 10), list[int]()
+
+    class Counting(ScriptedEngine):
+        def generate(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
+            found.append(len(prompts))
+            return super().generate(prompts, *args, **kwargs)
+
+    def make(_: Any, tokenizer: Any, *, seed: int, max_num_seqs: int) -> ScriptedEngine:
+        assert (seed, max_num_seqs) == (1, 3)
+        return Counting(lambda *_: [NUMBER_OF_EOS], tokenizer)
+
+    settings = [*SHORT[1:], "actor_rollout_ref.rollout.max_num_seqs=3", setting]
+    args = arguments([tiny_model_folder], [data], tmp_path / "out", n=3, set=settings)
+    assert evaluate_models(args, make_engine=make, console=Console(file=io.StringIO())) == 0
+    assert found == calls
 
 
 def test_a_failing_reward_is_said(tiny_model_folder: Path, data: Path, tmp_path: Path) -> None:

@@ -139,3 +139,18 @@ def test_a_long_tail_takes_fewer_calls_than_waves(tokenizer: PreTrainedTokenizer
     assert num_tokens / capacity <= decodes
     assert len(calls) < 0.7 * calls_of_waves
     assert sum(count for kind, count, _ in calls if kind == "prefill") == 24  # each prompt once
+
+
+def test_responses_are_told_of_as_they_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    told = list[int]()
+    sampling = SamplingParams(40)
+    engine = LocalEngine(uniform_policy(), tokenizer, seed=1, max_num_seqs=8)
+    groups = engine.generate(prompts(count=12), sampling, n=2, step=1, on_ended=told.append)
+    assert sum(told) == 24
+    assert min(told) > 0
+    # Whatever the batch's size, what has ended at a token is told at that token.
+    told.clear()
+    whole = LocalEngine(uniform_policy(), tokenizer, seed=1)
+    whole.generate(prompts(count=12), sampling, n=2, step=1, on_ended=told.append)
+    lengths = [len(response) for group in groups for response in group.responses]
+    assert told == [lengths.count(length) for length in sorted(set(lengths))]

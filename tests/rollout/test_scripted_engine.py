@@ -21,6 +21,8 @@ def test_scripted_engine_plays_its_script() -> None:
         ([4, eos], "a", "stop"),
         ([5, eos], "b", "stop"),
     ]
-    (group,) = engine.generate([Prompt("f:0", (4,), "a", "s")], SamplingParams(2), n=1, step=3)
+    told = list[int]()
+    (group,) = engine.generate([Prompt("f:0", (4,), "a", "s")], SamplingParams(2), n=1, step=3, on_ended=told.append)
+    assert told == [1]
     assert group.responses[0].token_ids == [4, 4]
     assert group.responses[0].finish_reason == "length"

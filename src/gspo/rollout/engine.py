@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,11 +51,20 @@ class SamplingParams:
 class RolloutEngine(Protocol):
     """Samples responses with the policy's weights."""
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams, *, n: int, step: int) -> list[Group]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        *,
+        n: int,
+        step: int,
+        on_ended: Callable[[int], None] | None = None,
+    ) -> list[Group]:
         """Samples `n` responses for each prompt, in the prompts' order.
 
         Random draws depend on the engine's seed, `step`, the prompt's uid, the response's number and the position
-        only: never on what else is in the batch.
+        only: never on what else is in the batch. `on_ended` is called with the number of responses that have ended
+        since it was called last; all have been told of on return.
         """
         ...
 

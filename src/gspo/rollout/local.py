@@ -6,7 +6,7 @@ after it has ended, and the next prompts enter it as soon as there is room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,26 +60,41 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing is held between calls."""
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams, *, n: int, step: int) -> list[Group]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        *,
+        n: int,
+        step: int,
+        on_ended: Callable[[int], None] | None = None,
+    ) -> list[Group]:
         """See `RolloutEngine`."""
         model = self._policy.model
         was_training = model.training
         model.eval()
         try:
             with packed_weights(model):
-                return self._generate(prompts, sampling, n, step)
+                return self._generate(prompts, sampling, n, step, on_ended)
         finally:
             model.train(was_training)
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[Prompt], sampling: SamplingParams, n: int, step: int) -> list[Group]:
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        n: int,
+        step: int,
+        on_ended: Callable[[int], None] | None,
+    ) -> list[Group]:
         model, device = self._policy.model, self._policy.device
         head = output_head(model)
         endings = Endings(self._tokenizer, self._end_tokens.to(device), sampling)
         samples = Samples([response_key(self._seed, step, p.uid, i) for p in prompts for i in range(n)])
         rows = Rows.start(torch.arange(0, device=device), endings.tail)
         cache = DecodeCache()
-        entered = 0
+        entered = told = 0
 
         def draw(rows: Rows, logits: Tensor) -> None:
             samples.add(rows, *sample_tokens(logits, samples.draws(rows), sampling))
@@ -87,6 +102,10 @@ class LocalEngine:
 
         while True:
             num_alive = int(rows.alive.sum())
+            ended = entered * n - num_alive
+            if on_ended is not None and ended > told:
+                on_ended(ended - told)
+                told = ended
             entering = prompts[entered : entered + self._room(num_alive, len(prompts) - entered, n)]
             if entering:
                 first, entered = entered, entered + len(entering)

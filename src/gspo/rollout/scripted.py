@@ -29,9 +29,23 @@ class ScriptedEngine:
         self._tokenizer = tokenizer
         self.versions: list[int] = []
 
-    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams, *, n: int, step: int) -> list[Group]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        *,
+        n: int,
+        step: int,
+        on_ended: Callable[[int], None] | None = None,
+    ) -> list[Group]:
         """See `RolloutEngine`. Log-probabilities are zero."""
-        return [Group(p, [self._respond(self._script(p, i, step), sampling) for i in range(n)]) for p in prompts]
+        groups = []
+        for prompt in prompts:
+            responses = [self._respond(self._script(prompt, i, step), sampling) for i in range(n)]
+            groups.append(Group(prompt, responses))
+            if on_ended is not None:
+                on_ended(n)
+        return groups
 
     def load_weights(self, policy: Policy, version: int) -> None:
         """Notes the version."""
