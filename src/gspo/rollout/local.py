@@ -16,6 +16,7 @@ from gspo.groups import Group, Prompt
 from gspo.models import Policy, end_token_ids, output_head, pack
 from gspo.models.attention import forward_hidden
 from gspo.models.linear import packed_weights
+from gspo.models.transfer import to_device
 from gspo.rollout.cache import DecodeCache
 from gspo.rollout.endings import Endings
 from gspo.rollout.engine import SamplingParams
@@ -77,7 +78,7 @@ class LocalEngine:
         head = output_head(model)
         endings = Endings(self._tokenizer, self._end_tokens.to(device), sampling)
         samples = Samples([response_key(self._seed, step, p.uid, i) for p in prompts for i in range(n)])
-        rows = Rows.start(torch.arange(0, device=device), endings.tail)
+        rows = Rows.start(torch.arange(0), endings.tail, device)
         cache = DecodeCache()
         entered = 0
 
@@ -91,7 +92,7 @@ class LocalEngine:
             if entering:
                 first, entered = entered, entered + len(entering)
                 prefill, logits = self._prefill(entering)
-                new = Rows.start(torch.arange(first * n, entered * n, device=device), endings.tail)
+                new = Rows.start(torch.arange(first * n, entered * n), endings.tail, device)
                 draw(new, logits.repeat_interleave(n, 0))
                 keep = rows.alive.nonzero()[:, 0]
                 cache.exchange(keep, prefill, n)
@@ -123,5 +124,5 @@ class LocalEngine:
         row = pack([Group(prompt, []) for prompt in prompts], device=self._policy.device)
         prefill = Prefill(row)
         hidden = forward_hidden(model, row.input_ids, row.position_ids, prefill)[0]
-        last = torch.tensor([span.responses_start - 1 for span in row.spans], device=hidden.device)
-        return prefill, output_head(model).logits(hidden[last])
+        last = torch.tensor([span.responses_start - 1 for span in row.spans])
+        return prefill, output_head(model).logits(hidden[to_device(last, hidden.device)])
