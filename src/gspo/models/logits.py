@@ -6,18 +6,21 @@ and one entropy per token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gspo.models.linear import linear
+from gspo.models.precision import wide_product
 
 __all__ = ["OutputHead", "token_log_probs"]
 
-# One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory.
+# One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory. A GPU
+# needs more rows to fill its units; the figure is of its size, not measured.
 _CHUNK_BYTES = 64 * 2**20
+_GPU_CHUNK_BYTES = 512 * 2**20
 _MIN_CHUNK_ROWS = 16
 
 
@@ -32,6 +35,7 @@ class OutputHead:
         multiplier: factor on the logits, before the soft cap (Cohere's `logit_scale`, one over Granite's
             `logits_scaling`).
         packed: the weight laid out for sampling, where there is such a copy.
+        products: the type of the factors of a product, where it is not the weight's own (`precision`).
     """
 
     weight: Tensor
@@ -39,10 +43,22 @@ class OutputHead:
     softcap: float | None = None
     multiplier: float = 1.0
     packed: Tensor | None = None
+    products: torch.dtype | None = None
+
+    def cast(self) -> OutputHead:
+        """The head with its weight in the type of factors: a copy, to compute with more than once."""
+        return self if self.products is None else replace(self, weight=self.weight.to(self.products))
+
+    def times(self, rows: Tensor, factors: Tensor, bias: Tensor | None = None) -> Tensor:
+        """rows @ factors.T + bias, as this head computes. (rows, inputs), (outputs, inputs) -> (rows, outputs)"""
+        if self.products is None:
+            return linear(rows, factors, bias)
+        product = wide_product(rows, factors, self.products)
+        return product if bias is None else product + bias
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 (or wider) logits. (tokens, hidden size) -> (tokens, vocabulary)"""
-        logits = linear(hidden, self.weight if self.packed is None else self.packed, self.bias)
+        logits = self.times(hidden, self.weight if self.packed is None else self.packed, self.bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.multiplier != 1.0:
             logits = logits * self.multiplier
@@ -81,10 +97,10 @@ class _TokenLogProbs(torch.autograd.Function):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        count = len(hidden)
+        count, working = len(hidden), head.cast()
         log_probs, entropy = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(2))
-        for rows in _chunks(count, weight.shape[0]):
-            log_p = _logits(head, hidden[rows], temperature).log_softmax(-1)
+        for rows in _chunks(count, weight):
+            log_p = _logits(working, hidden[rows], temperature).log_softmax(-1)
             log_probs[rows] = log_p.gather(1, targets[rows, None])[:, 0]
             if with_entropy:
                 entropy[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
@@ -99,11 +115,11 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden, weight, bias, targets, entropy = ctx.saved_tensors
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropy)
-        head: OutputHead = ctx.head
+        head: OutputHead = ctx.head.cast()
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for rows in _chunks(len(hidden), weight.shape[0]):
+        for rows in _chunks(len(hidden), weight):
             logits = _logits(head, hidden[rows], ctx.temperature)
             grad = logits.softmax(-1)
             # d log p_y / dz = 1[y] - p ; dH / dz = -p (log p + H)
@@ -122,9 +138,9 @@ class _TokenLogProbs(torch.autograd.Function):
                 grad *= head.multiplier
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = linear(grad, weight.t())
+                grad_hidden[rows] = head.times(grad, head.weight.t())
             if grad_weight is not None:
-                grad_weight += linear(grad.t(), hidden[rows].t())
+                grad_weight += head.times(grad.t(), hidden[rows].t())
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
@@ -135,6 +151,7 @@ def _logits(head: OutputHead, hidden: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
-def _chunks(count: int, vocabulary: int) -> list[slice]:
-    size = max(_MIN_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary))
+def _chunks(count: int, weight: Tensor) -> list[slice]:
+    room = _GPU_CHUNK_BYTES if weight.is_cuda else _CHUNK_BYTES
+    size = max(_MIN_CHUNK_ROWS, room // (4 * weight.shape[0]))
     return [slice(start, start + size) for start in range(0, count, size)]

@@ -10,6 +10,7 @@ from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models.attention import forward_hidden, use_project_attention
 from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, pack
+from gspo.models.precision import product_dtype
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scalar_head import read_numbers
 
@@ -28,7 +29,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     divisor = getattr(config, "logits_scaling", None) or 1.0
     softcap = getattr(config, "final_logit_softcapping", None)
     bias, packed = getattr(linear, "bias", None), getattr(linear, "packed", None)
-    return OutputHead(linear.weight, bias, softcap, scale / divisor, packed)
+    return OutputHead(linear.weight, bias, softcap, scale / divisor, packed, product_dtype(model))
 
 
 class Policy:
@@ -113,10 +114,8 @@ def verify_packed_forward(policy: Policy) -> float:
         Prompt("check:0", tuple(prompt), "", ""),
         [Response(tokens, [0.0] * len(tokens), "", "stop") for tokens in responses],
     )
-    row = pack([group], device=policy.device)
-    context = PackedAttention(row.spans, row.position_ids)
-    hidden = forward_hidden(model, row.input_ids, row.position_ids, context)[0]
-    ours, _ = token_log_probs(output_head(model), hidden[row.sources], row.targets)
+    row, hidden = policy._states(GroupBatch.from_groups([group], scored=False))
+    ours, _ = token_log_probs(output_head(model), hidden, row.targets)
 
     packed_implementation = model.config._attn_implementation
     model.config._attn_implementation = "eager"
@@ -130,7 +129,7 @@ def verify_packed_forward(policy: Policy) -> float:
     finally:
         model.config._attn_implementation = packed_implementation
     difference = float((ours - torch.cat(plain)).abs().max())
-    tolerance = _PACKING_TOLERANCE[model.dtype]
+    tolerance = _PACKING_TOLERANCE[product_dtype(model) or model.dtype]
     if not difference <= tolerance:
         raise ValueError(
             f"{type(model).__name__}: log-probabilities from packed groups differ from the model's own forward by "
