@@ -43,7 +43,7 @@ class ModelConfig(Section):
     override_config: dict[str, Any] = option({}, "Entries that replace those of the model's own configuration.")
     enable_gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     use_fused_kernels: bool = option(
-        True, "Run the model's layers on faster operations of the same values (on a CPU, in float32)."
+        True, "Faster operations of the same values: on a CPU in float32, and flex_attention on a GPU in bfloat16."
     )
     trust_remote_code: bool = option(False, "Run Python code that comes with the model. Only for models you trust.")
     chat_template: str | None = option(None, "Jinja text or file of the chat template; null: the tokenizer's own.")

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from gspo.models.flex_attention import allow_flex_attention
 from gspo.models.fused import use_fused_kernels as fuse
 from gspo.models.memory import keep_freed_memory
 from gspo.models.precision import mixed_precision as is_mixed
@@ -89,7 +90,8 @@ def load_model(
         gradient_checkpointing: recompute activations in the backward pass.
         trust_remote_code: let the folder's own code run.
         needs_head: whether the output head must be among the weights; not for one that is put in its place.
-        use_fused_kernels: run its layers on this project's faster operations where they serve.
+        use_fused_kernels: run its layers on faster operations where they serve: this project's own on a CPU in float32,
+            flex_attention on a GPU in bfloat16.
         mixed_precision: compute its products in bfloat16 whatever its dtype; None: a float32 model does on a GPU that
             has bfloat16.
         path_key: the configuration's key of `path`, for messages.
@@ -122,6 +124,7 @@ def load_model(
     _no_dropout(model)
     if use_fused_kernels:
         fuse(model)
+        allow_flex_attention(model)
     if mixed:
         use_mixed_precision(model)
     keep_freed_memory()

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models.attention import forward_hidden, use_project_attention
+from gspo.models.flex_attention import allows_flex_attention
 from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, pack
 from gspo.models.precision import product_dtype
@@ -93,7 +94,7 @@ class Policy:
     def _states(self, batch: GroupBatch) -> tuple[PackedRow, Tensor]:
         """The packed groups, and the last hidden state that each response token is predicted from."""
         row = pack(batch.groups, device=self.device)
-        context = PackedAttention(row.spans, row.position_ids)
+        context = PackedAttention(row.spans, row.position_ids, allows_flex_attention(self.model))
         return row, forward_hidden(self.model, row.input_ids, row.position_ids, context)[0, row.sources]
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.groups import Group, Prompt
 from gspo.models import Policy, end_token_ids, output_head, pack
 from gspo.models.attention import forward_hidden
+from gspo.models.flex_attention import allows_flex_attention
 from gspo.models.linear import packed_weights
 from gspo.models.logits import OutputHead
 from gspo.models.precision import copies_held, product_dtype
@@ -124,7 +125,7 @@ class LocalEngine:
         """Runs prompts; also returns the logits behind each. (prompts, vocabulary)"""
         model = self._policy.model
         row = pack([Group(prompt, []) for prompt in prompts], device=self._policy.device)
-        prefill = Prefill(row)
+        prefill = Prefill(row, allows_flex_attention(model))
         hidden = forward_hidden(model, row.input_ids, row.position_ids, prefill)[0]
         last = torch.tensor([span.responses_start - 1 for span in row.spans])
         return prefill, head.logits(hidden[to_device(last, hidden.device)])
