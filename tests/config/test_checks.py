@@ -36,6 +36,10 @@ def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
         f"{ACTOR}.ppo_epochs, {ACTOR}.ppo_mini_batch_size, trainer.val_only: gspo sft does not use them; one training "
         "step is one optimizer step on data.train_batch_size prompts"
     ]
+    (small,) = supervised_notices(load_config(overrides=[*used, "actor_rollout_ref.model.dtype=bfloat16"]))
+    assert small.startswith(
+        "actor_rollout_ref.model.dtype=bfloat16 keeps 8 bits of a weight, and most updates of lr=0.0001"
+    )
     verl = [f"{ROLLOUT}.n=8", f"{ROLLOUT}.mode=async"]
     assert supervised_notices(load_config(overrides=verl)) == [
         f"key {ROLLOUT}.mode has no effect here: the local engine samples on the trainer's own weights and has no such "
@@ -132,6 +136,22 @@ def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
             [f"{ACTOR}.fsdp_config.param_offload=True"],
             f"key {ACTOR}.fsdp_config.param_offload has no effect here: nothing is sharded: each process holds the "
             "whole model",
+        ),
+        (
+            [f"{ACTOR}.fsdp_config.mixed_precision=null"],
+            f"key {ACTOR}.fsdp_config.mixed_precision has no effect here: set actor_rollout_ref.model.mixed_precision: "
+            "products in bfloat16 over float32 weights",
+        ),
+        (
+            [f"{ACTOR}.fsdp_config.dtype=bfloat16"],
+            f"key {ACTOR}.fsdp_config.dtype has no effect here: set actor_rollout_ref.model.dtype for the weights, and "
+            "actor_rollout_ref.model.mixed_precision for products in bfloat16 over float32 ones",
+        ),
+        (
+            ["actor_rollout_ref.model.dtype=bfloat16"],
+            "actor_rollout_ref.model.dtype=bfloat16 keeps 8 bits of a weight, and most updates of lr=1e-06 are rounded "
+            "away: take it out, and set actor_rollout_ref.model.mixed_precision=true for products in bfloat16 over "
+            "float32 weights",
         ),
         (
             [f"{ACTOR}.optim._target_=verl.workers.config.FSDPOptimizerConfig"],

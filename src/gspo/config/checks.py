@@ -10,7 +10,7 @@ from gspo.config.resolve import CLIP_RANGES, SEQUENCE_LOSSES, UNCLIPPED
 from gspo.config.schema import Config
 from gspo.config.spelling import reason_without_effect
 
-__all__ = ["notices", "require_keys", "require_supported", "without_effect"]
+__all__ = ["about_the_weights", "notices", "require_keys", "require_supported", "without_effect"]
 
 # A sequence ratio is a geometric mean over hundreds of tokens and stays within about a hundredth of 1.
 _WIDE_FOR_SEQUENCES = 0.01
@@ -115,6 +115,7 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
     """
     return [
         *config.notes,
+        *about_the_weights(config),
         *_about_the_loss(config),
         *_about_groups(config),
         *_about_the_divergence(config),
@@ -122,6 +123,16 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
         *_about_sampling(config, vocabulary),
         *without_effect(config),
     ]
+
+
+def about_the_weights(config: Config) -> Iterator[str]:
+    """About weights in a type that small updates do not reach."""
+    model, lr = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.optim.lr
+    if model.dtype == "bfloat16":
+        yield (
+            f"{model.key('dtype')}=bfloat16 keeps 8 bits of a weight, and most updates of lr={lr:g} are rounded away: "
+            f"take it out, and set {model.key('mixed_precision')}=true for products in bfloat16 over float32 weights"
+        )
 
 
 def _about_the_loss(config: Config) -> Iterator[str]:

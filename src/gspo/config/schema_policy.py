@@ -34,11 +34,16 @@ class ModelConfig(Section):
 
     path: str | None = option(None, "Folder or hub name of the causal language model to train.")
     tokenizer_path: str | None = option(None, "Folder or hub name of the tokenizer; null: the model's own.")
-    dtype: str = option("float32", "Type of the weights and of the forward pass.", choices=("float32", "bfloat16"))
+    dtype: str = option(
+        "float32", "Type of the weights; bfloat16 loses small updates.", choices=("float32", "bfloat16")
+    )
+    mixed_precision: bool | None = option(
+        None, "Matrix products in bfloat16 over float32 weights; null: on a GPU that has bfloat16."
+    )
     override_config: dict[str, Any] = option({}, "Entries that replace those of the model's own configuration.")
     enable_gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     use_fused_kernels: bool = option(
-        True, "Run the model's layers on faster operations of the same values (on a CPU, in float32)."
+        True, "Faster operations of the same values: on a CPU in float32, and flex_attention on a GPU in bfloat16."
     )
     trust_remote_code: bool = option(False, "Run Python code that comes with the model. Only for models you trust.")
     chat_template: str | None = option(None, "Jinja text or file of the chat template; null: the tokenizer's own.")

@@ -56,7 +56,7 @@ class RolloutCorrectionConfig(Section):
 
     bypass_mode: bool | None = option(
         None,
-        "Samples' log-probabilities serve as old ones; null: where a first batch shows them to be right.",
+        "Samples' log-probabilities serve as old ones; null: in float32, where a first batch shows them right.",
     )
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ __all__ = [
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
+_MODEL = "actor_rollout_ref.model"
 
 # Keys that stand elsewhere. A lone text under `policy_loss` is its loss_mode.
 MOVED: Mapping[str, str] = MappingProxyType(
@@ -43,6 +44,8 @@ _VALUES: Mapping[tuple[str, str], str] = MappingProxyType({(f"{_ACTOR}.policy_lo
 _ENGINE = "the local engine samples on the trainer's own weights and has no such setting"
 _SHARDING = "nothing is sharded: each process holds the whole model"
 _PACKED = "every pass is packed, without padding and with each prompt once per group"
+_MIXED = f"set {_MODEL}.mixed_precision: products in bfloat16 over float32 weights"
+_TYPE = f"set {_MODEL}.dtype for the weights, and {_MODEL}.mixed_precision for products in bfloat16 over float32 ones"
 _LOG_PROB = "passes are split by tokens: set log_prob_max_token_len_per_gpu beside it"
 _RAY = "there is no Ray: the loop runs in one process"
 _COLUMNS = "the columns are fixed; the data section names those that can be chosen"
@@ -65,6 +68,9 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         "actor_rollout_ref.model.external_lib": "set algorithm.external_modules to load files of your own",
         f"{_ACTOR}.strategy": _SHARDING,
         f"{_ACTOR}.fsdp_config": _SHARDING,
+        f"{_ACTOR}.fsdp_config.mixed_precision": _MIXED,
+        f"{_ACTOR}.fsdp_config.dtype": _TYPE,
+        f"{_ACTOR}.fsdp_config.model_dtype": _TYPE,
         f"{_ACTOR}.megatron": _SHARDING,
         f"{_ACTOR}.ulysses_sequence_parallel_size": _SHARDING,
         f"{_ACTOR}.use_torch_compile": "nothing is compiled",
@@ -83,7 +89,7 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         f"{_ROLLOUT}.do_sample": "training always samples",
         f"{_ROLLOUT}.prompt_length": "set data.max_prompt_length",
         f"{_ROLLOUT}.response_length": "set data.max_response_length",
-        f"{_ROLLOUT}.dtype": "set actor_rollout_ref.model.dtype",
+        f"{_ROLLOUT}.dtype": f"{_TYPE}; sampling follows",
         f"{_ROLLOUT}.gpu_memory_utilization": _ENGINE,
         f"{_ROLLOUT}.tensor_model_parallel_size": _ENGINE,
         f"{_ROLLOUT}.data_parallel_size": _ENGINE,
@@ -105,6 +111,9 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         f"{_ROLLOUT}.agent": _ENGINE,
         "actor_rollout_ref.ref.strategy": _SHARDING,
         "actor_rollout_ref.ref.fsdp_config": _SHARDING,
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision": _MIXED,
+        "actor_rollout_ref.ref.fsdp_config.dtype": _TYPE,
+        "actor_rollout_ref.ref.fsdp_config.model_dtype": _TYPE,
         "actor_rollout_ref.ref.megatron": _SHARDING,
         "actor_rollout_ref.ref.ulysses_sequence_parallel_size": _SHARDING,
         "actor_rollout_ref.ref.use_torch_compile": "nothing is compiled",
@@ -113,6 +122,9 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         "critic.strategy": _SHARDING,
         "critic.ulysses_sequence_parallel_size": _SHARDING,
         "critic.model.fsdp_config": _SHARDING,
+        "critic.model.fsdp_config.mixed_precision": _MIXED,
+        "critic.model.fsdp_config.dtype": _TYPE,
+        "critic.model.fsdp_config.model_dtype": _TYPE,
         "critic.model.use_remove_padding": _PACKED,
         "critic.model.enable_gradient_checkpointing": "the critic follows actor_rollout_ref.model",
         "critic.model.trust_remote_code": "the critic follows actor_rollout_ref.model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gspo.config.checks import without_effect
+from gspo.config.checks import about_the_weights, without_effect
 from gspo.config.schema import Config
 from gspo.config.spelling import reason_without_effect
 
@@ -33,8 +33,8 @@ _NOT_READ = frozenset(
 
 
 def supervised_notices(config: Config) -> list[str]:
-    """What `gspo sft` says once, at the start: the keys of the user's that it does not use."""
-    lines = [*config.notes, *without_effect(config)]
+    """What `gspo sft` says once, at the start: weights that will not move, and the user's keys that it does not use."""
+    lines = [*config.notes, *about_the_weights(config), *without_effect(config)]
     unused = sorted(key for key in config.user_set if not _is_read(key) and reason_without_effect(key) is None)
     if unused:
         lines.append(

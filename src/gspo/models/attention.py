@@ -7,10 +7,14 @@ in training, a key-value cache in sampling. Under this name transformers builds 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+
+from gspo.models.precision import products_of
 
 __all__ = ["IMPLEMENTATION", "AttentionContext", "forward_hidden", "use_project_attention"]
 
@@ -69,7 +73,14 @@ def _attention(
         raise ValueError(f"{name} uses {what}, which the shared-prefix attention does not support")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return context.attend(query, key, value, layer=layer, scale=scale, window=sliding_window, softcap=softcap), None
+    attend = partial(context.attend, layer=layer, scale=scale, window=sliding_window, softcap=softcap)
+    device = query.device.type
+    if not torch.is_autocast_enabled(device):
+        return attend(query, key, value), None
+    # Rotary angles are float32 and values are not: a context sees one type, and computes as in a model of that type.
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        return attend(query.to(dtype), key.to(dtype), value.to(dtype)), None
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
@@ -93,8 +104,9 @@ def forward_hidden(
     model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, context: AttentionContext
 ) -> Tensor:
     """Last hidden states of a model, or of its decoder on its own. (batch, tokens, hidden size)"""
-    output = model.get_decoder()(
-        input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, context=context
-    )
+    with products_of(model):
+        output = model.get_decoder()(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, context=context
+        )
     hidden: Tensor = output.last_hidden_state
     return hidden

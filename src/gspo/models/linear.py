@@ -68,7 +68,8 @@ def linear_plus(rows: Tensor, weight: Tensor, other: Tensor) -> Tensor:
 
 def on_cpu_in_float32(rows: Tensor, weight: Tensor) -> bool:
     """Whether there is something to compute, and where and in what this project's own operations compute."""
-    return rows.is_cpu and rows.dtype == torch.float32 == weight.dtype and rows.numel() > 0
+    in_float32 = rows.is_cpu and rows.dtype == torch.float32 == weight.dtype and rows.numel() > 0
+    return in_float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _fast(rows: Tensor, weight: Tensor) -> bool:

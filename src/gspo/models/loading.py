@@ -19,8 +19,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from gspo.models.flex_attention import allow_flex_attention
 from gspo.models.fused import use_fused_kernels as fuse
 from gspo.models.memory import keep_freed_memory
+from gspo.models.precision import mixed_precision as is_mixed
+from gspo.models.precision import use_mixed_precision
 
 __all__ = ["end_token_ids", "load_model", "load_tokenizer"]
 
@@ -74,6 +77,7 @@ def load_model(
     trust_remote_code: bool = False,
     needs_head: bool = True,
     use_fused_kernels: bool = True,
+    mixed_precision: bool | None = None,
     path_key: str = _PATH_KEY,
 ) -> PreTrainedModel:
     """The model of a folder or hub name, ready to train: all dropout off, weights checked to be finite.
@@ -86,16 +90,20 @@ def load_model(
         gradient_checkpointing: recompute activations in the backward pass.
         trust_remote_code: let the folder's own code run.
         needs_head: whether the output head must be among the weights; not for one that is put in its place.
-        use_fused_kernels: run its layers on this project's faster operations where they serve.
+        use_fused_kernels: run its layers on faster operations where they serve: this project's own on a CPU in float32,
+            flex_attention on a GPU in bfloat16.
+        mixed_precision: compute its products in bfloat16 whatever its dtype; None: a float32 model does on a GPU that
+            has bfloat16.
         path_key: the configuration's key of `path`, for messages.
 
     Raises:
-        ValueError: nothing can be loaded, an unknown dtype or config entry, or weights that are missing, of another
-            shape, NaN or infinite.
+        ValueError: nothing can be loaded, an unknown dtype or config entry, a GPU without bfloat16 that should use it,
+            or weights that are missing, of another shape, NaN or infinite.
     """
     path = _existing(path, path_key)
     if dtype not in _DTYPES:
         raise ValueError(f"actor_rollout_ref.model.dtype is {dtype!r}; it can be {', '.join(_DTYPES)}")
+    mixed = is_mixed(mixed_precision, _DTYPES[dtype], device)
     transformers_logging.disable_progress_bar()  # loading is quick; its bars would cut through the run's own view
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -116,6 +124,9 @@ def load_model(
     _no_dropout(model)
     if use_fused_kernels:
         fuse(model)
+        allow_flex_attention(model)
+    if mixed:
+        use_mixed_precision(model)
     keep_freed_memory()
     model.eval()
     if gradient_checkpointing:

@@ -6,18 +6,21 @@ and one entropy per token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gspo.models.linear import linear
+from gspo.models.precision import wide_product
 
 __all__ = ["OutputHead", "token_log_probs"]
 
-# One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory.
+# One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory. A GPU
+# needs more rows to fill its units; the figure is of its size, not measured.
 _CHUNK_BYTES = 64 * 2**20
+_GPU_CHUNK_BYTES = 512 * 2**20
 _MIN_CHUNK_ROWS = 16
 # The head's gradient is added up in strips of this many tokens of the vocabulary, so that what is added stays small.
 _STRIP = 8192
@@ -34,6 +37,7 @@ class OutputHead:
         multiplier: factor on the logits, before the soft cap (Cohere's `logit_scale`, one over Granite's
             `logits_scaling`).
         packed: the weight laid out for sampling, where there is such a copy.
+        products: the type of the factors of a product, where it is not the weight's own (`precision`).
     """
 
     weight: Tensor
@@ -41,10 +45,22 @@ class OutputHead:
     softcap: float | None = None
     multiplier: float = 1.0
     packed: Tensor | None = None
+    products: torch.dtype | None = None
+
+    def cast(self) -> OutputHead:
+        """The head with its weight in the type of factors: a copy, to compute with more than once."""
+        return self if self.products is None else replace(self, weight=self.weight.to(self.products))
+
+    def times(self, rows: Tensor, factors: Tensor, bias: Tensor | None = None) -> Tensor:
+        """rows @ factors.T + bias, as this head computes. (rows, inputs), (outputs, inputs) -> (rows, outputs)"""
+        if self.products is None:
+            return linear(rows, factors, bias)
+        product = wide_product(rows, factors, self.products)
+        return product if bias is None else product + bias
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 (or wider) logits. (tokens, hidden size) -> (tokens, vocabulary)"""
-        logits = linear(hidden, self.weight if self.packed is None else self.packed, self.bias)
+        logits = self.times(hidden, self.weight if self.packed is None else self.packed, self.bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.multiplier != 1.0:
             logits = logits * self.multiplier
@@ -83,10 +99,10 @@ class _TokenLogProbs(torch.autograd.Function):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        count = len(hidden)
+        count, working = len(hidden), head.cast()
         log_probs, entropy, lse = (torch.zeros(count, dtype=wide, device=hidden.device) for _ in range(3))
-        for rows in _chunks(count, weight.shape[0]):
-            logits, chosen = _logits(head, hidden[rows], temperature), targets[rows, None]
+        for rows in _chunks(count, weight):
+            logits, chosen = _logits(working, hidden[rows], temperature), targets[rows, None]
             log_p = logits.log_softmax(-1)
             log_probs[rows] = log_p.gather(1, chosen)[:, 0]
             lse[rows] = logits.gather(1, chosen)[:, 0] - log_probs[rows]
@@ -104,11 +120,11 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden, weight, bias, targets, entropy, lse = ctx.saved_tensors
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropy)
-        head: OutputHead = ctx.head
+        head: OutputHead = ctx.head.cast()
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-        for rows in _chunks(len(hidden), weight.shape[0]):
+        for rows in _chunks(len(hidden), weight):
             logits = _logits(head, hidden[rows], ctx.temperature)
             slope = 1 if head.softcap is None else 1 - (logits * (ctx.temperature / head.softcap)).square()
             log_p = logits.sub_(lse[rows, None])
@@ -127,10 +143,10 @@ class _TokenLogProbs(torch.autograd.Function):
                 grad *= head.multiplier
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = linear(grad, weight.t())
+                grad_hidden[rows] = head.times(grad, head.weight.t())
             if grad_weight is not None:
                 for into, strip in zip(grad_weight.split(_STRIP), grad.split(_STRIP, 1), strict=True):
-                    into += linear(strip.t(), hidden[rows].t())
+                    into += head.times(strip.t(), hidden[rows].t())
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
@@ -141,8 +157,9 @@ def _logits(head: OutputHead, hidden: Tensor, temperature: float) -> Tensor:
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
-def _chunks(count: int, vocabulary: int) -> list[slice]:
+def _chunks(count: int, weight: Tensor) -> list[slice]:
     """Rows of each chunk of logits: as few chunks as can be, of about the same size."""
-    most = max(_MIN_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary))
+    room = _GPU_CHUNK_BYTES if weight.is_cuda else _CHUNK_BYTES
+    most = max(_MIN_CHUNK_ROWS, room // (4 * weight.shape[0]))
     size = -(-count // -(-count // most)) if count else 1
     return [slice(start, start + size) for start in range(0, count, size)]

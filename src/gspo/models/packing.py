@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gspo.groups import Group, GroupBatch, Response
+from gspo.models.transfer import to_device
 
 __all__ = ["GroupSpan", "PackedRow", "micro_batches", "pack", "teacher_of"]
 
@@ -133,16 +134,16 @@ def pack(
         spans.append(GroupSpan(start, len(prompt), tuple(lengths)))
 
     def tensor(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=device)
+        return to_device(torch.tensor(values, dtype=torch.long), device)
 
-    rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long)).to(device)
+    rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
     return PackedRow(
         input_ids=tensor(ids)[None],
         position_ids=tensor(positions)[None],
         spans=tuple(spans),
         sources=tensor(sources),
         targets=tensor(targets),
-        rows=rows,
+        rows=to_device(rows, device),
         columns=tensor(columns),
         ends=tensor(ends) if keep_last else None,
         teacher_ends=tensor(teacher_ends) if with_teacher else None,
@@ -205,5 +206,5 @@ def _part(batch: GroupBatch, parts: list[tuple[Group, int]]) -> GroupBatch:
     groups = [group for group, _ in parts]
     rows = torch.cat([torch.arange(first, first + len(group.responses)) for group, first in parts])
     index = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(g.responses) for g in groups]))
-    keep = rows.to(batch["response_mask"].device)
+    keep = to_device(rows, batch["response_mask"].device)
     return GroupBatch(groups, {name: tensor[keep] for name, tensor in batch.tensors.items()}, index.numpy())

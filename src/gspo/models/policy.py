@@ -8,8 +8,10 @@ from transformers import PreTrainedModel
 
 from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models.attention import forward_hidden, use_project_attention
+from gspo.models.flex_attention import allows_flex_attention
 from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, pack
+from gspo.models.precision import product_dtype
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scalar_head import read_numbers
 
@@ -28,7 +30,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     divisor = getattr(config, "logits_scaling", None) or 1.0
     softcap = getattr(config, "final_logit_softcapping", None)
     bias, packed = getattr(linear, "bias", None), getattr(linear, "packed", None)
-    return OutputHead(linear.weight, bias, softcap, scale / divisor, packed)
+    return OutputHead(linear.weight, bias, softcap, scale / divisor, packed, product_dtype(model))
 
 
 class Policy:
@@ -92,7 +94,7 @@ class Policy:
     def _states(self, batch: GroupBatch) -> tuple[PackedRow, Tensor]:
         """The packed groups, and the last hidden state that each response token is predicted from."""
         row = pack(batch.groups, device=self.device)
-        context = PackedAttention(row.spans, row.position_ids)
+        context = PackedAttention(row.spans, row.position_ids, allows_flex_attention(self.model))
         return row, forward_hidden(self.model, row.input_ids, row.position_ids, context)[0, row.sources]
 
 
@@ -113,10 +115,8 @@ def verify_packed_forward(policy: Policy) -> float:
         Prompt("check:0", tuple(prompt), "", ""),
         [Response(tokens, [0.0] * len(tokens), "", "stop") for tokens in responses],
     )
-    row = pack([group], device=policy.device)
-    context = PackedAttention(row.spans, row.position_ids)
-    hidden = forward_hidden(model, row.input_ids, row.position_ids, context)[0]
-    ours, _ = token_log_probs(output_head(model), hidden[row.sources], row.targets)
+    row, hidden = policy._states(GroupBatch.from_groups([group], scored=False))
+    ours, _ = token_log_probs(output_head(model), hidden, row.targets)
 
     packed_implementation = model.config._attn_implementation
     model.config._attn_implementation = "eager"
@@ -130,7 +130,7 @@ def verify_packed_forward(policy: Policy) -> float:
     finally:
         model.config._attn_implementation = packed_implementation
     difference = float((ours - torch.cat(plain)).abs().max())
-    tolerance = _PACKING_TOLERANCE[model.dtype]
+    tolerance = _PACKING_TOLERANCE[product_dtype(model) or model.dtype]
     if not difference <= tolerance:
         raise ValueError(
             f"{type(model).__name__}: log-probabilities from packed groups differ from the model's own forward by "

@@ -4,9 +4,9 @@ Softmax over (prompt, own tokens) is the merge of two softmaxes by their log-sum
 responses of the group in one product and no mask is built. The backward pass of a flash kernel needs only the merged
 output and log-sum-exp, which makes it exact for each part separately.
 
-On a CPU the parts run on PyTorch's flash kernel, and short sequences as plain products (`dense_attention`). Elsewhere,
-under a soft cap, or where a sliding window cuts a group, each group runs as one masked attention: slower, the same
-values.
+On a CPU the parts run on PyTorch's flash kernel, and short sequences as plain products (`dense_attention`); on a GPU
+the whole row runs on `flex_attention`, where that serves. Elsewhere, and on a CPU under a soft cap or where a sliding
+window cuts a group, each group runs as one masked attention: slower, the same values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from gspo.models.dense_attention import DenseAttention, DenseBucket, dense_buckets, serves
+from gspo.models.flex_attention import FlexAttention, serves_flex_attention
 from gspo.models.packing import GroupSpan
+from gspo.models.transfer import to_device
 
 __all__ = ["PackedAttention"]
 
@@ -65,10 +67,12 @@ class PackedAttention:
     Attributes:
         spans: where the groups stand in the row.
         position_ids: position of each token in its own sequence. (1, tokens)
+        flex: run on flex_attention where that serves.
     """
 
     spans: tuple[GroupSpan, ...]
     position_ids: Tensor
+    flex: bool = False
     _dense: dict[int, list[DenseBucket] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def attend(
@@ -94,7 +98,8 @@ class PackedAttention:
             else:
                 out = _FlashAttention.apply(q, k, v, self, scale)
         else:
-            out = self._masked(q, k, v, scale, window if cut else None, softcap)
+            masked = self._flex.attend if self.flex and serves_flex_attention(q) else self._masked
+            out = masked(q, k, v, scale, window if cut else None, softcap)
         return out.transpose(0, 1)[None]
 
     def _dense_buckets(self, q: Tensor) -> list[DenseBucket] | None:
@@ -103,6 +108,10 @@ class PackedAttention:
         if heads not in self._dense:
             self._dense[heads] = dense_buckets(self.spans, heads, q) if serves(self.spans) else None
         return self._dense[heads]
+
+    @cached_property
+    def _flex(self) -> FlexAttention:
+        return FlexAttention(self.spans, self.position_ids)
 
     @cached_property
     def _longest_sequence(self) -> int:
@@ -157,10 +166,10 @@ class PackedAttention:
     def _masks(self, window: int | None) -> list[Tensor]:
         """For each group who sees whom. (tokens of the group, tokens of the group)"""
         masks = []
-        device = self.position_ids.device
         for span in self.spans:
-            lengths = torch.tensor([span.prompt_length, *span.response_lengths], device=device)
-            segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+            lengths = torch.tensor([span.prompt_length, *span.response_lengths])
+            segment = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+            segment = to_device(segment, self.position_ids.device)
             position = self.position_ids[0, span.start : span.end]
             same = segment[:, None] == segment[None, :]
             distance = position[:, None] - position[None, :]

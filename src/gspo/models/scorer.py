@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from gspo.groups import GroupBatch
 from gspo.models.attention import forward_hidden, use_project_attention
+from gspo.models.flex_attention import allows_flex_attention
 from gspo.models.packing import PackedRow, pack
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scalar_head import read_numbers, scalar_head
@@ -87,6 +88,6 @@ class Scorer:
 
     def _read(self, row: PackedRow, where: Tensor) -> Tensor:
         """The head's number at these places of the row. (places,)"""
-        context = PackedAttention(row.spans, row.position_ids)
+        context = PackedAttention(row.spans, row.position_ids, allows_flex_attention(self._decoder))
         hidden = forward_hidden(self._decoder, row.input_ids, row.position_ids, context)[0, where]
         return read_numbers(self._head, hidden)

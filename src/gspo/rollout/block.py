@@ -49,11 +49,16 @@ class DecodeBlock:
         self.position = position
         counts = torch.bincount(group, minlength=len(prompt_lengths))
         first_rows = counts.cumsum(0) - counts
+        # Read once, so that no token waits for the device to say whether anything is hidden from it.
+        width = max((keys.shape[2] for keys, _ in prompts.values()), default=0)
+        ragged = ((prompt_lengths[group] < width) | (starts > 0)).any()
+        furthest = (prompt_lengths[group] - starts).max()
+        most, self._furthest, self._ragged = torch.stack([counts.max(), furthest, ragged.long()]).tolist()
         # A grid (prompts, most rows of a prompt), so that one product serves a prompt's rows.
-        self._grid = (len(counts), int(counts.max()))
+        self._grid = (len(counts), most)
         self._cell = group * self._grid[1] + torch.arange(len(group), device=group.device) - first_rows[group]
         self._full_grid = self._grid[0] * self._grid[1] == len(group)
-        self._biases: dict[int | None, Tensor | None] = {}
+        self._biases: dict[int | None, Tensor] = {}
 
     @classmethod
     def prefilled(cls, prefill: Prefill, rows_per_prompt: int) -> DecodeBlock:
@@ -147,6 +152,8 @@ class DecodeBlock:
 
     def _bias(self, window: int | None, longest: int, dtype: torch.dtype) -> Tensor | None:
         """Minus infinity behind a prompt, before a row's start and on what a window hides. (rows, 1, 1, keys)"""
+        if not self._ragged and (window is None or self._furthest + self.position < window):
+            return None  # nothing is hidden
         if window not in self._biases:
             lengths, starts = self.prompt_lengths[self.group][:, None], self.starts[:, None]
             prompt_at = torch.arange(longest, device=lengths.device)[None]
@@ -156,5 +163,5 @@ class DecodeBlock:
                 at = torch.cat([prompt_at.expand(len(lengths), -1), lengths - starts + column], 1)
                 hidden |= lengths - starts + self.position - at >= window
             bias = torch.zeros(hidden.shape, dtype=dtype, device=lengths.device).masked_fill_(hidden, float("-inf"))
-            self._biases[window] = bias[:, None, None] if bool(hidden.any()) else None
+            self._biases[window] = bias[:, None, None]
         return self._biases[window]

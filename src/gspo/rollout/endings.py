@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Response
+from gspo.models.transfer import to_device
 from gspo.rollout.engine import SamplingParams
 from gspo.rollout.samples import Rows
 
@@ -35,14 +36,19 @@ class Endings:
 
     def ended(self, rows: Rows) -> Tensor:
         """Which rows end with their last token. (rows,)"""
-        ended = rows.lengths >= self._sampling.max_tokens
+        ended = to_device(rows.lengths >= self._sampling.max_tokens, rows.alive.device)
         if not self._sampling.ignore_eos:
             ended |= torch.isin(rows.tokens, self._end_tokens)
         if self._sampling.stop:
-            for row in (rows.alive & ~ended).nonzero()[:, 0].tolist():
-                tail = self._tokenizer.decode(rows.tail(row), skip_special_tokens=True)
-                ended[row] = any(text in tail for text in self._sampling.stop)
+            running = (rows.alive & ~ended).tolist()
+            stopped = [runs and self._stops(tail) for runs, tail in zip(running, rows.last_few(), strict=True)]
+            ended |= to_device(torch.tensor(stopped, dtype=torch.bool), ended.device)
         return ended
+
+    def _stops(self, tail: list[int]) -> bool:
+        """Whether a stop text is among these tokens."""
+        text = self._tokenizer.decode(tail, skip_special_tokens=True)
+        return any(stop in text for stop in self._sampling.stop)
 
     def response(self, token_ids: list[int], log_probs: list[float]) -> Response:
         """A response that has ended; its text is cut before the first stop text."""

@@ -47,8 +47,8 @@ class BlockPart:
     def of(cls, block: DecodeBlock, rows: Tensor) -> BlockPart:
         """The part with these rows, at least one."""
         prompts, group = block.group[rows].unique(return_inverse=True)
-        first, most = int(block.starts[rows].min()), int(torch.bincount(group).max())
-        return cls(block, rows, prompts, group, first, most, int(block.prompt_lengths[prompts].max()))
+        bounds = block.starts[rows].min(), torch.bincount(group).max(), block.prompt_lengths[prompts].max()
+        return cls(block, rows, prompts, group, *torch.stack(bounds).tolist())
 
     @property
     def columns(self) -> int:

@@ -15,7 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from gspo.groups import Group, Prompt
 from gspo.models import Policy, end_token_ids, output_head, pack
 from gspo.models.attention import forward_hidden
+from gspo.models.flex_attention import allows_flex_attention
 from gspo.models.linear import packed_weights
+from gspo.models.logits import OutputHead
+from gspo.models.precision import copies_held, product_dtype
+from gspo.models.transfer import to_device
 from gspo.rollout.cache import DecodeCache
 from gspo.rollout.endings import Endings
 from gspo.rollout.engine import SamplingParams
@@ -74,7 +78,7 @@ class LocalEngine:
         was_training = model.training
         model.eval()
         try:
-            with packed_weights(model):
+            with packed_weights(model) if product_dtype(model) is None else copies_held(model):
                 return self._generate(prompts, sampling, n, step, on_ended)
         finally:
             model.train(was_training)
@@ -89,10 +93,10 @@ class LocalEngine:
         on_ended: Callable[[int], None] | None,
     ) -> list[Group]:
         model, device = self._policy.model, self._policy.device
-        head = output_head(model)
+        head = output_head(model).cast()
         endings = Endings(self._tokenizer, self._end_tokens.to(device), sampling)
         samples = Samples([response_key(self._seed, step, p.uid, i) for p in prompts for i in range(n)])
-        rows = Rows.start(torch.arange(0, device=device), endings.tail)
+        rows = Rows.start(torch.arange(0), endings.tail, device)
         cache = DecodeCache()
         entered = told = 0
 
@@ -109,8 +113,8 @@ class LocalEngine:
             entering = prompts[entered : entered + self._room(num_alive, len(prompts) - entered, n)]
             if entering:
                 first, entered = entered, entered + len(entering)
-                prefill, logits = self._prefill(entering)
-                new = Rows.start(torch.arange(first * n, entered * n, device=device), endings.tail)
+                prefill, logits = self._prefill(entering, head)
+                new = Rows.start(torch.arange(first * n, entered * n), endings.tail, device)
                 draw(new, logits.repeat_interleave(n, 0))
                 keep = rows.alive.nonzero()[:, 0]
                 cache.exchange(keep, prefill, n)
@@ -136,11 +140,11 @@ class LocalEngine:
         free = capacity - num_alive
         return free // n if free >= min(max(n, _FREE_PART * capacity), num_waiting * n) else 0
 
-    def _prefill(self, prompts: Sequence[Prompt]) -> tuple[Prefill, Tensor]:
+    def _prefill(self, prompts: Sequence[Prompt], head: OutputHead) -> tuple[Prefill, Tensor]:
         """Runs prompts; also returns the logits behind each. (prompts, vocabulary)"""
         model = self._policy.model
         row = pack([Group(prompt, []) for prompt in prompts], device=self._policy.device)
-        prefill = Prefill(row)
+        prefill = Prefill(row, allows_flex_attention(model))
         hidden = forward_hidden(model, row.input_ids, row.position_ids, prefill)[0]
-        last = torch.tensor([span.responses_start - 1 for span in row.spans], device=hidden.device)
-        return prefill, output_head(model).logits(hidden[last])
+        last = torch.tensor([span.responses_start - 1 for span in row.spans])
+        return prefill, head.logits(hidden[to_device(last, hidden.device)])

@@ -11,14 +11,19 @@ __all__ = ["Prefill"]
 
 
 class Prefill:
-    """Attention of packed prompts that keeps each layer's keys and values."""
+    """Attention of packed prompts that keeps each layer's keys and values.
 
-    def __init__(self, row: PackedRow) -> None:
+    Args:
+        row: the prompts.
+        flex: see `PackedAttention`.
+    """
+
+    def __init__(self, row: PackedRow, flex: bool = False) -> None:
         self.spans = row.spans
         self.position_ids = row.position_ids
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self._packed = PackedAttention(row.spans, row.position_ids)
+        self._packed = PackedAttention(row.spans, row.position_ids, flex)
 
     def attend(
         self,

@@ -1,4 +1,7 @@
-"""What has been sampled: the rows of the running batch, and every token drawn so far."""
+"""What has been sampled: the rows of the running batch, and every token drawn so far.
+
+What the host knows of a row stays with it, so that a draw does not wait for the device.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gspo.models.transfer import to_device
 from gspo.rollout.sampling import uniforms
 
 __all__ = ["Rows", "Samples"]
@@ -20,25 +24,27 @@ class Rows:
     """Responses that are being sampled.
 
     Attributes:
-        responses: number of each row's response. (rows,)
+        responses: number of each row's response; on the host. (rows,)
+        lengths: tokens drawn of each; on the host. (rows,)
         alive: which have not ended. (rows,)
-        lengths: tokens drawn of each. (rows,)
         tokens: the last of them. (rows,)
         tails: the last few, the latest last, -1 where there is none yet. (rows, few)
     """
 
     responses: Tensor
-    alive: Tensor
     lengths: Tensor
+    alive: Tensor
     tokens: Tensor
     tails: Tensor
 
     @classmethod
-    def start(cls, responses: Tensor, tail: int) -> Rows:
+    def start(cls, responses: Tensor, tail: int, device: torch.device) -> Rows:
         """Rows of which nothing is drawn yet; their last `tail` tokens will be at hand."""
-        zeros = torch.zeros_like(responses)
-        tails = torch.full((len(responses), tail), _NO_TOKEN, device=responses.device)
-        return cls(responses, torch.ones_like(responses, dtype=torch.bool), zeros, zeros, tails)
+        count = len(responses)
+        alive = torch.ones(count, dtype=torch.bool, device=device)
+        tokens = torch.zeros(count, dtype=torch.long, device=device)
+        tails = torch.full((count, tail), _NO_TOKEN, device=device)
+        return cls(responses, torch.zeros_like(responses), alive, tokens, tails)
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -54,13 +60,14 @@ class Rows:
         """These have ended, if they had not before. (rows,)"""
         self.alive = self.alive & ~ended
 
-    def tail(self, row: int) -> list[int]:
-        """The last few tokens of a row, fewer where it has no more."""
-        return [token for token in self.tails[row].tolist() if token != _NO_TOKEN]
+    def last_few(self) -> list[list[int]]:
+        """The last few tokens of each row, fewer where it has no more."""
+        return [[token for token in tail if token != _NO_TOKEN] for tail in self.tails.tolist()]
 
     def pick(self, keep: Tensor) -> Rows:
         """These rows only. (kept,)"""
-        return Rows(*(tensor[keep] for tensor in self._tensors))
+        known = keep.cpu()
+        return Rows(*(tensor[known if tensor.is_cpu else keep] for tensor in self._tensors))
 
     def join(self, others: Rows) -> Rows:
         """These rows, and others behind them."""
@@ -68,7 +75,7 @@ class Rows:
 
     @property
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.responses, self.alive, self.lengths, self.tokens, self.tails
+        return self.responses, self.lengths, self.alive, self.tokens, self.tails
 
 
 class Samples:
@@ -84,8 +91,8 @@ class Samples:
 
     def draws(self, rows: Rows) -> Tensor:
         """One uniform number for the next token of every row. (rows,)"""
-        keys = self._keys[rows.responses.cpu().numpy()]
-        return torch.from_numpy(uniforms(keys, rows.lengths.cpu().numpy())).to(rows.responses.device)
+        keys = self._keys[rows.responses.numpy()]
+        return to_device(torch.from_numpy(uniforms(keys, rows.lengths.numpy())), rows.alive.device)
 
     def add(self, rows: Rows, tokens: Tensor, log_probs: Tensor) -> None:
         """The next token of every row, with its log-probability; what an ended row draws counts for nothing."""

@@ -67,6 +67,7 @@ def load_policy(
         trust_remote_code=config.trust_remote_code,
         needs_head=needs_head,
         use_fused_kernels=config.use_fused_kernels,
+        mixed_precision=config.mixed_precision,
         path_key=path_key,
     )
     policy = Policy(model, scalar_head(model) if with_values else None)

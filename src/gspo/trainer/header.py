@@ -9,6 +9,7 @@ from typing import Any
 from gspo.config import Config
 from gspo.data import PromptDataset
 from gspo.models import Policy
+from gspo.models.precision import product_dtype
 
 __all__ = ["run_header"]
 
@@ -18,6 +19,7 @@ def run_header(config: Config, policy: Policy, data: PromptDataset, folder: Path
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     model = policy.model
     millions = model.num_parameters() / 1e6
+    precision = f"{model.dtype}, products in {product_dtype(model)}" if product_dtype(model) else str(model.dtype)
     clip: Any = actor.clip_ratio_low, actor.clip_ratio_high
     path, own_lr = config.critic.model.path or config.actor_rollout_ref.model.path, f"lr {config.critic.optim.lr:g}"
     if config.wants_discriminator:
@@ -29,7 +31,7 @@ def run_header(config: Config, policy: Policy, data: PromptDataset, folder: Path
             f"{config.critic.loss_agg_mode}, {f'weight {config.critic.value_loss_coef:g}' if shared else own_lr}"
         )
     return {
-        "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {model.dtype})",
+        "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {precision})",
         "algorithm": f"{actor.policy_loss.loss_mode} with {config.algorithm.adv_estimator} advantages, "
         f"clip {json.dumps(clip)[1:-1]}, {actor.loss_agg_mode}, lr {actor.optim.lr:g}",
         **({"critic": critic} if config.critic.enable else {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gspo.algorithms.stats import Stat
 from gspo.groups import GroupBatch
+from gspo.models.precision import in_full_precision
 from gspo.trainer.run import Run
 from gspo.trainer.stages import add_log_probs
 
@@ -18,14 +19,16 @@ def add_old_log_probs(run: Run, batch: GroupBatch) -> dict[str, Stat]:
     """`old_log_probs`, as `algorithm.rollout_correction.bypass_mode` asks.
 
     Undecided (null), a process compares its first batch: where the log-probabilities that came with the samples are
-    those of the policy, they serve, in that batch and from then on, and the pass over every batch is saved.
+    those of the policy, they serve, in that batch and from then on, and the pass over every batch is saved. Products in
+    16 bits are rounded in other places in sampling than in training: there they never serve undecided, since a
+    comparison so close could end otherwise in a process that resumes.
     """
     config = run.config
     bypass = config.algorithm.rollout_correction.bypass_mode
     if config.algorithm.rollout_correction.active or config.shares_backbone:
         bypass = False
     if bypass is None:
-        bypass = run.samples_serve
+        bypass = run.samples_serve if in_full_precision(run.actor.policy.model) else False
     stats: dict[str, Stat] = {}
     if bypass is not True:
         stats = add_log_probs(batch, run.actor.policy, config)

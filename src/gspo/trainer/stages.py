@@ -197,7 +197,7 @@ def _unclipped(mini_batch: GroupBatch, teaching: GroupBatch) -> dict[str, Stat]:
     """What the groups that are not run add to clip fractions: tokens and responses of which none is clipped."""
     masks = loss_mask(mini_batch), loss_mask(teaching)
     tokens, responses = (
-        Mean(0.0, float(sums(masks[0])) - float(sums(masks[1])))
+        Mean(0.0, sums(masks[0]) - sums(masks[1]))
         for sums in (lambda mask: mask.sum(), lambda mask: (mask.sum(-1) > 0).sum())
     )
     of_tokens = ("actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/token_clipfrac")

@@ -73,8 +73,10 @@ class Trained:
         self._set_rates(self.schedule.last_epoch)
 
     def _check_finite(self) -> None:
-        for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad and not math.isfinite(parameter.detach().sum(dtype=torch.float32)):
+        trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+        sums = torch.stack([parameter.sum(dtype=torch.float32) for parameter in trained.values()])
+        for name, finite in zip(trained, sums.isfinite().tolist(), strict=True):
+            if not finite:
                 raise ValueError(
                     f"training has diverged: {name} of the {self.name} is NaN or infinite after this step. Lower "
                     f"{self._lr_key}; the same command then goes on from the newest checkpoint, if there is one"

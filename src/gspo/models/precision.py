@@ -1,0 +1,104 @@
+"""Mixed precision: matrix products in bfloat16 over weights, optimizer states and residual sums in float32.
+
+A weight in bfloat16 keeps 8 bits, so that an update of less than 1/512 of it is lost; in float32 it is kept, while the
+products, where a GPU's time goes, run on its bfloat16 units. torch.autocast casts within a decoder's forward pass; the
+output head casts for itself (`logits`): its sums and its softmax stay in float32.
+
+Whether a decoder runs so is noted on the decoder, where every forward pass reads it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from gspo.models.linear import linear
+
+__all__ = [
+    "copies_held",
+    "in_full_precision",
+    "mixed_precision",
+    "product_dtype",
+    "products_of",
+    "use_mixed_precision",
+    "wide_product",
+]
+
+_NOTE = "_gspo_product_dtype"
+
+# PyTorch gives a product of 16-bit factors on a GPU in float32 from 2.8 on.
+_UNROUNDED = "dtype" in torch.ops.aten.mm.overloads()
+
+
+def mixed_precision(setting: bool | None, dtype: torch.dtype, device: torch.device | str) -> bool:
+    """What `actor_rollout_ref.model.mixed_precision` means for weights of this type on this device.
+
+    Raises:
+        ValueError: it is asked for with weights of another type than float32, or of a GPU that has no bfloat16.
+    """
+    if setting and dtype != torch.float32:
+        raise ValueError(
+            f"actor_rollout_ref.model.mixed_precision=true computes in bfloat16 over weights in float32, and these are "
+            f"{str(dtype).removeprefix('torch.')}: set actor_rollout_ref.model.dtype=float32, or take it out"
+        )
+    on_gpu = torch.device(device).type == "cuda"
+    supported = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+    if setting and not supported:
+        raise ValueError(
+            "actor_rollout_ref.model.mixed_precision=true computes in bfloat16, which this GPU does not have: set it "
+            "to false"
+        )
+    return on_gpu and supported and dtype == torch.float32 if setting is None else setting
+
+
+def use_mixed_precision(model: PreTrainedModel) -> None:
+    """Makes every forward pass of `model` compute its products in bfloat16. Its weights stay."""
+    setattr(model.get_decoder(), _NOTE, torch.bfloat16)
+
+
+def product_dtype(model: PreTrainedModel) -> torch.dtype | None:
+    """The type of a model's products (or a decoder's on its own), where it is another than that of its weights."""
+    dtype: torch.dtype | None = getattr(model.get_decoder(), _NOTE, None)
+    return dtype
+
+
+def in_full_precision(model: PreTrainedModel) -> bool:
+    """Whether a model's products are in float32 or wider."""
+    return (product_dtype(model) or model.dtype).itemsize >= torch.float32.itemsize
+
+
+def products_of(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """In which a decoder's forward pass runs."""
+    dtype = product_dtype(model)
+    return nullcontext() if dtype is None else torch.autocast(model.device.type, dtype)
+
+
+def copies_held(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """While open, the weights that a pass has cast stay cast for the next; they must not change meanwhile.
+
+    Autocast drops its copies where its outermost context ends, so an outer one that casts nothing keeps them. It makes
+    copies of weights that can be trained; others it casts in every pass.
+    """
+    return torch.autocast(model.device.type, enabled=False)
+
+
+def wide_product(rows: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
+    """rows @ factors.T in float32, without a gradient; the factors are rounded to `dtype` and the sum is not.
+
+    A GPU's units sum so at no cost. The sum is rounded too on a GPU before PyTorch 2.8, as autocast does everywhere.
+
+    Args:
+        rows: (rows, inputs)
+        factors: (outputs, inputs)
+        dtype: of 16 bits.
+    """
+    rows, factors = rows.to(dtype), factors.to(dtype)
+    if not rows.is_cuda:
+        return linear(rows.float(), factors.float())
+    if _UNROUNDED:
+        return torch.mm(rows, factors.t(), out_dtype=torch.float32)
+    return functional.linear(rows, factors).float()
