@@ -4,8 +4,9 @@
     python benchmarks/vs_vllm.py --rounds 5
 
 Each engine has a process that stays alive and sleeps while another works. First all decode the same prompts greedily:
-their tokens' log-probabilities must agree to float32 rounding. A warm-up of each is not counted. Prints one JSON line a
-round and one with the medians.
+their tokens' log-probabilities must agree to float32 rounding. A first round is not counted, and in each turn an engine
+decodes twice and the second is: the first finds the caches full of another's weights. Prints one JSON line a round and
+one with the medians.
 """
 
 from __future__ import annotations
@@ -64,10 +65,13 @@ def check(workers: Mapping[str, Worker]) -> dict[str, Any]:
 
 
 def take_turns(workers: Mapping[str, Worker], rounds: int) -> list[dict[str, dict[str, float]]]:
-    """A warm-up of each, then rounds, each printed as a JSON line; in each every engine decodes once."""
+    """A first round that is not counted, then the others, each printed as a JSON line."""
     done = []
     for number in range(rounds + 1):
-        figures = {key: workers[name].ask(f"decode {count}") for key, name, count in _TURNS}
+        figures = {}
+        for key, name, count in _TURNS:
+            workers[name].ask(f"decode {count}")
+            figures[key] = workers[name].ask(f"decode {count}")
         if number > 0:
             done.append(figures)
             print(json.dumps({"round": number, **figures}), flush=True)

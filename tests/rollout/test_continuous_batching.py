@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.groups import Group, GroupBatch, Outcome, Prompt
 from gspo.models import Policy
 from gspo.models.scratch import character_tokenizer
-from gspo.rollout import LocalEngine, SamplingParams, joining, local
+from gspo.rollout import LocalEngine, SamplingParams, block, joining, local
 from gspo.rollout.cache import DecodeCache
 from gspo.rollout.prefill import Prefill
 
@@ -98,7 +98,10 @@ def test_log_probs_of_rows_at_different_positions_are_the_policys_own(
     torch.testing.assert_close(batch["rollout_log_probs"].double(), log_probs.detach().double(), atol=2e-6, rtol=1e-6)
 
 
-def test_a_row_is_cut_after_max_tokens_of_its_own(tokenizer: PreTrainedTokenizerBase, calls: list[Any]) -> None:
+def test_a_row_is_cut_after_max_tokens_of_its_own(
+    tokenizer: PreTrainedTokenizerBase, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block, "_SHORT_BYTES", -1)  # prompts apart: a column is a token of its row's own
     engine = LocalEngine(uniform_policy(), tokenizer, seed=1, max_num_seqs=8)
     groups = engine.generate(prompts(count=12), SamplingParams(40), n=2, step=1)
     responses = [response for group in groups for response in group.responses]

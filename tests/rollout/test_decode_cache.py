@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gspo.groups import Group, Prompt
 from gspo.models import pack
-from gspo.rollout import joining
+from gspo.rollout import block, joining
 from gspo.rollout.cache import DecodeCache
 from gspo.rollout.prefill import Prefill
 
@@ -60,7 +60,6 @@ class Batch:
         query = self.random(len(self.rows), _HEADS, 1)
         keys, values = (self.random(len(self.rows), _KV_HEADS, 1) for _ in range(2))
         assert self.cache.position_ids[:, 0].tolist() == [row.keys.shape[1] for row in self.rows]
-        assert self.cache.longest == max(row.num_own for row in self.rows)
         out = self.cache.attend(query, keys, values, layer=0, scale=0.3, window=window, softcap=softcap)
         self.cache.advance()
         for i, row in enumerate(self.rows):
@@ -81,11 +80,19 @@ class Batch:
         return [(len(b), len(b.prompt_lengths), b.own[0][0].shape[2]) for b in blocks]
 
 
+@pytest.fixture(autouse=True)
+def _every_prompt_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "_SHORT_BYTES", -1)
+
+
+# Prompts of no block count as short, of some, of all.
+@pytest.mark.parametrize("short", [-1, 2 * 4 * 5 * _KV_HEADS * _SIZE * 8, 2**20])
 @pytest.mark.parametrize("block_cost", [None, -1, 40], ids=["joined", "never joined", "joined late"])
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (6, 5.0)])
 def test_a_changing_batch_attends_as_each_row_alone(
-    block_cost: int | None, window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    block_cost: int | None, window: int | None, softcap: float | None, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(block, "_SHORT_BYTES", short)
     if block_cost is not None:
         monkeypatch.setattr(joining, "_BLOCK_COST", block_cost)
     batch = Batch()

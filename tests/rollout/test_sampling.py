@@ -53,6 +53,31 @@ def test_draws_follow_the_truncated_distribution(sampling: SamplingParams) -> No
     torch.testing.assert_close(log_probs, scaled.log()[tokens].float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("vocabulary", [300, 512, 5000])
+def test_a_large_vocabulary_is_drawn_from_as_its_distribution_function_says(vocabulary: int) -> None:
+    logits = 3 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
+    count = 2000
+    draws = torch.from_numpy(uniforms(np.arange(count, dtype=np.uint64), 0))
+    tokens, _ = sample_tokens(logits.repeat(count, 1), draws, SamplingParams(1))
+    above = logits.double().softmax(0).cumsum(0)
+    below = above - logits.double().softmax(0)
+    # Rounding in float32 moves a token's end by no more than this.
+    assert bool((below[tokens] <= draws + 1e-6).all())
+    assert bool((above[tokens] >= draws - 1e-6).all())
+    assert len(tokens.unique()) > 40
+
+
+def test_no_draw_from_a_large_vocabulary_takes_a_token_that_was_left_out() -> None:
+    logits = torch.zeros(1000)
+    kept = [255, 256, 700, 999]
+    logits[kept] = 2.0
+    draws = torch.tensor([2.0**-49, 0.25, 0.25 + 1e-9, 0.5, 0.75 - 1e-9, 0.75, 1 - 2.0**-48], dtype=torch.float64)
+    tokens, _ = sample_tokens(logits.repeat(len(draws), 1), draws, SamplingParams(1, top_k=4))
+    assert set(tokens.tolist()) <= set(kept)
+    assert tokens[0] == 255
+    assert tokens[-1] == 999
+
+
 def test_temperature_zero_takes_the_likeliest_token_with_its_log_prob_at_temperature_one() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, 4.0]])
     tokens, log_probs = sample_tokens(logits.clone(), torch.tensor([0.99, 0.99]), SamplingParams(1, temperature=0))

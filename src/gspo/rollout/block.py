@@ -15,6 +15,8 @@ __all__ = ["FIRST_CAPACITY", "DecodeBlock", "LayerTensors"]
 
 # Room for this many tokens of each response at first; it doubles when it is full.
 FIRST_CAPACITY = 64
+# Prompts that take no more than this for all rows of a block, in a layer's keys and values, are short.
+_SHORT_BYTES = 2 * 2**20
 
 LayerTensors = dict[int, tuple[Tensor, Tensor]]
 """Keys and values of each layer."""
@@ -62,14 +64,28 @@ class DecodeBlock:
 
     @classmethod
     def prefilled(cls, prefill: Prefill, rows_per_prompt: int) -> DecodeBlock:
-        """Responses of which nothing has been run yet, behind a prefill that has run."""
+        """Responses of which nothing has been run yet, behind a prefill that has run.
+
+        Short prompts are written before each row's own tokens, as if they were some: reading them for every row costs
+        less than the operations that attend to a prompt apart.
+        """
         device = prefill.position_ids.device
-        prompts = {
-            layer: (prefill.padded(k), prefill.padded(prefill.values[layer])) for layer, k in prefill.keys.items()
-        }
-        lengths = torch.tensor([span.prompt_length for span in prefill.spans], device=device)
+        known = [span.prompt_length for span in prefill.spans]
+        lengths, longest = torch.tensor(known, device=device), max(known)
         group = torch.arange(len(lengths), device=device).repeat_interleave(rows_per_prompt)
-        return cls(prompts, lengths, group, {}, torch.zeros_like(group), 0)
+        keys = next(iter(prefill.keys.values()))
+        if 2 * len(group) * longest * keys[:, 0].numel() * keys.element_size() > _SHORT_BYTES:
+            prompts = {
+                layer: (prefill.padded(k), prefill.padded(prefill.values[layer])) for layer, k in prefill.keys.items()
+            }
+            return cls(prompts, lengths, group, {}, torch.zeros_like(group), 0)
+        own: LayerTensors = {}
+        nothing: LayerTensors = {}
+        for layer, k in prefill.keys.items():
+            first, second = (prefill.before(x, FIRST_CAPACITY)[group] for x in (k, prefill.values[layer]))
+            empty = first.new_empty(len(known), first.shape[1], 0, first.shape[3])
+            own[layer], nothing[layer] = (first, second), (empty, empty)
+        return cls(nothing, torch.zeros_like(lengths), group, own, (longest - lengths)[group], longest)
 
     def __len__(self) -> int:
         """Number of responses."""
@@ -104,16 +120,20 @@ class DecodeBlock:
 
         own_query = query.view(rows, kv_heads, heads // kv_heads, size) * scale
         own = own_query @ keys.transpose(2, 3)  # (rows, kv heads, repeats, own tokens)
-        prompt = self._to_rows(self._to_grid(own_query) @ prompt_keys.transpose(2, 3), heads // kv_heads)
-        scores = torch.cat([prompt, own], -1)
+        width = prompt_keys.shape[2]
+        scores = own
+        if width:
+            prompt = self._to_rows(self._to_grid(own_query) @ prompt_keys.transpose(2, 3), heads // kv_heads)
+            scores = torch.cat([prompt, own], -1)
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        bias = self._bias(window, prompt_keys.shape[2], scores.dtype)
+        bias = self._bias(window, width, scores.dtype)
         if bias is not None:
             scores += bias
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-        to_prompt, to_own = weights.split([prompt.shape[-1], own.shape[-1]], -1)
-        out = to_own @ values + self._to_rows(self._to_grid(to_prompt) @ prompt_values, heads // kv_heads)
+        out = weights[..., width:] @ values
+        if width:
+            out += self._to_rows(self._to_grid(weights[..., :width]) @ prompt_values, heads // kv_heads)
         return out.reshape(rows, 1, heads, size)
 
     def _append(self, layer: int, *new: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,11 +25,6 @@ class DecodeCache:
         self._blocks: list[DecodeBlock] = []
 
     @property
-    def longest(self) -> int:
-        """Own tokens of the row that has most; 0 without rows."""
-        return max((block.position for block in self._blocks), default=0)
-
-    @property
     def position_ids(self) -> Tensor:
         """Position of the token that comes next, in its whole sequence. (rows, 1)"""
         return torch.cat([block.position_ids for block in self._blocks])

@@ -124,7 +124,7 @@ class LocalEngine:
             if num_alive == 0:
                 break
             # Those at the last position they may have leave at once: they are the widest.
-            if num_alive <= (1 - _ENDED_PART) * len(rows) or cache.longest + 1 >= sampling.max_tokens:
+            if num_alive <= (1 - _ENDED_PART) * len(rows) or int(rows.lengths.max()) >= sampling.max_tokens:
                 keep = rows.alive.nonzero()[:, 0]
                 cache.exchange(keep)
                 rows = rows.pick(keep)

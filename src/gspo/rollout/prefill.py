@@ -47,3 +47,15 @@ class Prefill:
         for number, span in enumerate(self.spans):
             out[number, :, : span.prompt_length] = tensor[:, span.start : span.responses_start]
         return out
+
+    def before(self, tensor: Tensor, room: int) -> Tensor:
+        """(heads, tokens, size) of the packed prompts -> (prompts, heads, longest + room, size).
+
+        All prompts end where `room` begins; zero before each, and not set behind.
+        """
+        longest = max(span.prompt_length for span in self.spans)
+        out = tensor.new_empty(len(self.spans), tensor.shape[0], longest + room, tensor.shape[2])
+        for number, span in enumerate(self.spans):
+            out[number, :, : longest - span.prompt_length] = 0
+            out[number, :, longest - span.prompt_length : longest] = tensor[:, span.start : span.responses_start]
+        return out

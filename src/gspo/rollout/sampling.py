@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gspo.rollout.engine import SamplingParams
 
@@ -16,6 +17,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 # 48 bits of each draw: products with a total below 1 stay below it in float64, so the last token is never overrun.
 _DROPPED_BITS = np.uint64(16)
+_LARGEST_DRAW = 1 - 2.0**-48
+# Tokens of a block of a large vocabulary.
+_BLOCK = 256
 
 
 def response_key(seed: int, step: int, uid: str, index: int) -> int:
@@ -54,19 +58,42 @@ def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tu
     """
     if sampling.temperature > 0:
         logits.div_(sampling.temperature)
-    lse = logits.logsumexp(-1)
-    if not bool(lse.isfinite().all()):
+    if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError(
             "the policy gives probabilities that are NaN or infinite: training has diverged. Go on from an earlier "
             "checkpoint (trainer.resume_mode=resume_path) with a lower actor_rollout_ref.actor.optim.lr"
         )
+    log_probs = logits.log_softmax(-1)
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
     else:
-        weights = _truncate((logits - lse[:, None]).exp_(), sampling)
-        cumulative = weights.cumsum(-1, dtype=torch.float64)
-        tokens = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0]
-    return tokens, logits.gather(1, tokens[:, None])[:, 0] - lse
+        tokens = _invert(_truncate(torch.exp(log_probs, out=logits), sampling), draws)
+    return tokens, log_probs.gather(1, tokens[:, None])[:, 0]
+
+
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
+    """The token at which the running sum of a row's weights passes its draw's part of their total. (rows,)
+
+    A large vocabulary is summed in blocks: first the block is found, then the token in it, so that running sums in
+    float64, which are slow, are of a few hundred numbers.
+    """
+    vocabulary = weights.shape[1]
+    if vocabulary <= _BLOCK:
+        return _pass(weights, draws)[0]
+    rest = -vocabulary % _BLOCK
+    blocks = (functional.pad(weights, (0, rest)) if rest else weights).view(len(weights), -1, _BLOCK)
+    block, within = _pass(blocks.sum(-1), draws)
+    return block * _BLOCK + _pass(blocks[torch.arange(len(block), device=block.device), block], within)[0]
+
+
+def _pass(weights: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum passes a part of the total, and which part of that one's own weight was needed for it."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    sought = (draws * cumulative[:, -1])[:, None]
+    index = torch.searchsorted(cumulative, sought, right=True)
+    own = weights.gather(1, index).double()
+    rest = (sought - cumulative.gather(1, index) + own) / own
+    return index[:, 0], rest[:, 0].clamp(0.0, _LARGEST_DRAW)
 
 
 def _truncate(probs: Tensor, sampling: SamplingParams) -> Tensor:
