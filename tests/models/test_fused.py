@@ -70,6 +70,20 @@ def test_log_probs_and_gradients_are_those_of_the_plain_model(family: str) -> No
         assert error < 1e-4, (name, error)
 
 
+@pytest.mark.parametrize("smallest", [0.0, 1e-4])
+def test_a_norm_with_a_small_or_no_weight_has_exact_gradients(smallest: float) -> None:
+    norm = fused("llama").model.norm
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(smallest, 2.0, len(norm.weight)))
+    x = torch.randn(5, len(norm.weight), requires_grad=True)
+    upstream = torch.randn_like(x)
+    found = torch.autograd.grad(norm(x), (x, norm.weight), upstream)
+    wide, weight = x.detach().double().requires_grad_(), norm.weight.detach().double().requires_grad_()
+    exact = wide * (wide.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt() * weight
+    for ours, expected in zip(found, torch.autograd.grad(exact, (wide, weight), upstream.double()), strict=True):
+        torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_sampling_reads_the_same_values_from_packed_weights() -> None:
     model = fused("llama")
     tokens = torch.arange(3, 40)[None]

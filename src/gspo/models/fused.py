@@ -20,23 +20,31 @@ __all__ = ["use_fused_kernels"]
 # Float32 sums in another order differ by about 1e-7 of their size; another formula by far more.
 _TOLERANCE = 1e-5
 
+# A norm's result is divided by weights no smaller than this, so that no digits are lost.
+_SMALLEST = 1e-6
+
 
 class _RMSNorm(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv 1910.07467); keeps x and one number a row."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    What is kept is the result, which the layer behind keeps too, and one number a row: x has no other use.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         inverse = _inverse_rms(x, eps)
-        ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        out = (x * inverse).mul_(weight)
+        ctx.from_result = bool(weight.abs().amin() > _SMALLEST)
+        ctx.save_for_backward(out if ctx.from_result else x, weight, inverse)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        x, weight, inverse = ctx.saved_tensors
+        kept, weight, inverse = ctx.saved_tensors
         (grad,) = grads
-        normed = x * inverse
+        normed = kept / weight if ctx.from_result else kept * inverse
         both = grad * normed
-        along = (both @ weight).div_(x.shape[-1])[..., None]
+        along = (both @ weight).div_(weight.shape[0])[..., None]
         of_x = (grad * weight).sub_(normed.mul_(along)).mul_(inverse)
         of_weight = both.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, None
