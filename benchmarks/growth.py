@@ -153,23 +153,31 @@ def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def plot(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
-    """Seconds above and memory below, a column for each axis, both scales logarithmic."""
+    """Seconds above, on a logarithmic scale, and memory below, from zero; a column for each axis."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(2, len(results), figsize=(4 * len(results), 6), squeeze=False)
     for column, (axis, rows) in enumerate(results.items()):
         sizes = [row[axis] for row in rows]
         for row_of_figure, (names, label) in enumerate(
-            (({"update_s": "update", "log_probs_s": "log-probs"}, "seconds"),
-             ({"peak_mb": "peak", "rest_mb": "without weights and optimizer"}, "MB"))
+            (({"update_s": "update", "log_probs_s": "log-probabilities"}, "seconds"),
+             ({"peak_mb": "peak of the process", "rest_mb": "less the process, weights and optimizer"}, "GB"))
         ):  # fmt: skip
             panel = axes[row_of_figure][column]
             for name, title in names.items():
-                panel.plot(sizes, [row[name] for row in rows], marker="o", label=title)
-            panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+                unit = 1000 if label == "GB" else 1
+                panel.plot(sizes, [row[name] / unit for row in rows], marker="o", label=title)
+            panel.set(xscale="log", xlabel=axis, ylabel=label)
+            if label == "GB":
+                panel.set_ylim(bottom=0)
+            else:
+                panel.set_yscale("log")
+                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.yaxis.set_major_formatter("{x:g}")
             panel.set_xticks(sizes, [str(size) for size in sizes])
             panel.minorticks_off()
             panel.legend(frameon=False, fontsize=8)
