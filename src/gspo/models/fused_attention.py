@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gspo.models.attention import IMPLEMENTATION
 from gspo.models.linear import FastLinear, Packs, gradient_of_weight, linear, linear_plus, on_cpu_in_float32
 
-__all__ = ["fuse_attention"]
+__all__ = ["fuse_attention", "same_values"]
 
 # Float32 sums in another order differ by about 1e-7 of their size; another formula by far more.
 _TOLERANCE = 1e-5
@@ -186,7 +186,12 @@ def _agrees(module: _FusedAttention, original: type[nn.Module]) -> bool:
     module.asked = theirs.asked
     found = module(**given, context=ours)[0]
     pairs = zip((*theirs.heads, expected), (*ours.heads, found), strict=True)
-    return all(a.shape == b.shape and bool(((a - b).abs() <= _TOLERANCE * (1 + a.abs())).all()) for a, b in pairs)
+    return all(same_values(b, a) for a, b in pairs)
+
+
+def same_values(found: Tensor, expected: Tensor) -> bool:
+    """Whether one formula gave both, in float32."""
+    return found.shape == expected.shape and bool(((found - expected).abs() <= _TOLERANCE * (1 + expected.abs())).all())
 
 
 @contextmanager

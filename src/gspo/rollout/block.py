@@ -1,5 +1,6 @@
 """The key-value cache of responses that are sampled side by side: each prompt once, each response's tokens beside it.
 
+Prompts of a few tokens are the exception: they stand before every row's own tokens and count as some of them.
 Own tokens end in the same column for all responses of a block, so that a new one is written by one slice for all of
 them; a response that began later than others starts in a later column. What is before its start is zero and hidden.
 """
@@ -26,10 +27,10 @@ class DecodeBlock:
     """Attends one new token of every response of the block.
 
     Attributes:
-        prompts: (prompts, kv heads, longest, size), zero behind each prompt.
-        prompt_lengths: (prompts,)
+        prompts: (prompts, kv heads, longest, size), zero behind each prompt; of no width where prompts are short.
+        prompt_lengths: as far as they stand in `prompts`. (prompts,)
         group: the prompt of each row; rows are ordered by it. (rows,)
-        own: (rows, kv heads, capacity, size), zero before each start; empty before the first token.
+        own: (rows, kv heads, capacity, size), zero before each start; empty where there is no token yet.
         starts: column of each row's first own token. (rows,)
         position: column of the token that comes next, as many as the longest row has tokens.
     """
@@ -70,8 +71,7 @@ class DecodeBlock:
         less than the operations that attend to a prompt apart.
         """
         device = prefill.position_ids.device
-        known = [span.prompt_length for span in prefill.spans]
-        lengths, longest = torch.tensor(known, device=device), max(known)
+        lengths, longest = torch.tensor([span.prompt_length for span in prefill.spans], device=device), prefill.longest
         group = torch.arange(len(lengths), device=device).repeat_interleave(rows_per_prompt)
         keys = next(iter(prefill.keys.values()))
         if 2 * len(group) * longest * keys[:, 0].numel() * keys.element_size() > _SHORT_BYTES:
@@ -82,8 +82,8 @@ class DecodeBlock:
         own: LayerTensors = {}
         nothing: LayerTensors = {}
         for layer, k in prefill.keys.items():
-            first, second = (prefill.before(x, FIRST_CAPACITY)[group] for x in (k, prefill.values[layer]))
-            empty = first.new_empty(len(known), first.shape[1], 0, first.shape[3])
+            first, second = (prefill.padded(x, before=FIRST_CAPACITY)[group] for x in (k, prefill.values[layer]))
+            empty = first.new_empty(len(lengths), first.shape[1], 0, first.shape[3])
             own[layer], nothing[layer] = (first, second), (empty, empty)
         return cls(nothing, torch.zeros_like(lengths), group, own, (longest - lengths)[group], longest)
 

@@ -1,7 +1,7 @@
 """The local engine: samples with the trainer's own weights, in its own process.
 
-Each prompt is prefilled once for all its responses, its keys and values are kept once, a response leaves the batch soon
-after it has ended, and the next prompts enter it as soon as there is room.
+Each prompt is prefilled once for all its responses, its keys and values are kept once unless they are few, a response
+leaves the batch soon after it has ended, and the next prompts enter it as soon as there is room.
 """
 
 from __future__ import annotations

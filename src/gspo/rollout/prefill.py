@@ -40,22 +40,20 @@ class Prefill:
         self.keys[layer], self.values[layer] = key[0], value[0]
         return self._packed.attend(query, key, value, layer=layer, scale=scale, window=window, softcap=softcap)
 
-    def padded(self, tensor: Tensor) -> Tensor:
-        """(heads, tokens, size) of the packed prompts -> (prompts, heads, longest, size), zero behind each."""
-        longest = max(span.prompt_length for span in self.spans)
-        out = tensor.new_zeros(len(self.spans), tensor.shape[0], longest, tensor.shape[2])
-        for number, span in enumerate(self.spans):
-            out[number, :, : span.prompt_length] = tensor[:, span.start : span.responses_start]
-        return out
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(span.prompt_length for span in self.spans)
 
-    def before(self, tensor: Tensor, room: int) -> Tensor:
-        """(heads, tokens, size) of the packed prompts -> (prompts, heads, longest + room, size).
+    def padded(self, tensor: Tensor, *, before: int | None = None) -> Tensor:
+        """Each prompt's part of (heads, tokens, size), zero where it has no token. (prompts, heads, longest, size)
 
-        All prompts end where `room` begins; zero before each, and not set behind.
+        Args:
+            tensor: of the packed prompts.
+            before: prompts end together, with room for so many tokens behind; None: they begin together.
         """
-        longest = max(span.prompt_length for span in self.spans)
-        out = tensor.new_empty(len(self.spans), tensor.shape[0], longest + room, tensor.shape[2])
+        out = tensor.new_zeros(len(self.spans), tensor.shape[0], self.longest + (before or 0), tensor.shape[2])
         for number, span in enumerate(self.spans):
-            out[number, :, : longest - span.prompt_length] = 0
-            out[number, :, longest - span.prompt_length : longest] = tensor[:, span.start : span.responses_start]
+            start = 0 if before is None else self.longest - span.prompt_length
+            out[number, :, start : start + span.prompt_length] = tensor[:, span.start : span.responses_start]
         return out

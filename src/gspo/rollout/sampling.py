@@ -79,21 +79,23 @@ def _invert(weights: Tensor, draws: Tensor) -> Tensor:
     """
     vocabulary = weights.shape[1]
     if vocabulary <= _BLOCK:
-        return _pass(weights, draws)[0]
+        return _pass(weights, draws)[0][:, 0]
     rest = -vocabulary % _BLOCK
     blocks = (functional.pad(weights, (0, rest)) if rest else weights).view(len(weights), -1, _BLOCK)
-    block, within = _pass(blocks.sum(-1), draws)
-    return block * _BLOCK + _pass(blocks[torch.arange(len(block), device=block.device), block], within)[0]
+    sums = blocks.sum(-1)
+    block, sought, reached = _pass(sums, draws)
+    own = sums.gather(1, block).double()
+    within = ((sought - reached + own) / own).clamp(0.0, _LARGEST_DRAW)
+    chosen = blocks[torch.arange(len(block), device=block.device), block[:, 0]]
+    return (block * _BLOCK + _pass(chosen, within[:, 0])[0])[:, 0]
 
 
-def _pass(weights: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the running sum passes a part of the total, and which part of that one's own weight was needed for it."""
+def _pass(weights: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a row's running sum passes a part of its total, that part, and the sum there. (rows, 1) each"""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     sought = (draws * cumulative[:, -1])[:, None]
     index = torch.searchsorted(cumulative, sought, right=True)
-    own = weights.gather(1, index).double()
-    rest = (sought - cumulative.gather(1, index) + own) / own
-    return index[:, 0], rest[:, 0].clamp(0.0, _LARGEST_DRAW)
+    return index, sought, cumulative.gather(1, index)
 
 
 def _truncate(probs: Tensor, sampling: SamplingParams) -> Tensor:
