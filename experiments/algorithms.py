@@ -19,8 +19,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from gspo.cli import main as gspo
+from gspo.commands.quickstart import prepare, quickstart_config
 from gspo.observe.jsonl import read_jsonl
-from gspo.quickstart import prepare, quickstart_config
 from gspo.trainer.sft import sft
 
 ACTOR = "actor_rollout_ref.actor"

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gspo.gad_quickstart import gad_config, measure, prepare, sft_config
+from gspo.commands.gad_quickstart import gad_config, measure, prepare, sft_config
 from gspo.observe.jsonl import read_jsonl
 from gspo.trainer.loop import train
 from gspo.trainer.sft import sft

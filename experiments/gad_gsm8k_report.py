@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gspo.evaluation.overlap import overlap
+from gspo.evaluation.statistics import bootstrap_interval
 from gspo.observe.jsonl import read_jsonl
-from gspo.overlap import overlap
-from gspo.statistics import bootstrap_interval
 
 __all__ = ["figures", "markdown_table", "write_report"]
 

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gspo.gad_quickstart import gad_quickstart
+from gspo.commands.gad_quickstart import gad_quickstart
 from gspo.observe.jsonl import read_jsonl
 
 ACCURACY = "val-core/gsm8k-format/shell_game/acc/mean@2"

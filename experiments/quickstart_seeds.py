@@ -16,8 +16,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from gspo.commands.quickstart import quickstart
 from gspo.observe.jsonl import read_jsonl
-from gspo.quickstart import quickstart
 
 ACCURACY = "val-core/reasoning_gym/spell_backward/acc/mean@4"
 

@@ -105,7 +105,7 @@ def _config_command(
 
 
 def _register_data(commands: Any) -> None:
-    from gspo.data.command import register
+    from gspo.commands.data import register
 
     register(commands)
 
@@ -150,13 +150,13 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from gspo.evaluation_command import evaluate_models
+    from gspo.commands.evaluate import evaluate_models
 
     return evaluate_models(args)
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from gspo.compare import compare_command
+    from gspo.commands.compare import compare_command
 
     return compare_command(args)
 
@@ -170,10 +170,10 @@ def _report(args: argparse.Namespace) -> int:
 
 def _quickstart(args: argparse.Namespace) -> int:
     if args.gad:
-        from gspo.gad_quickstart import gad_quickstart
+        from gspo.commands.gad_quickstart import gad_quickstart
 
         return gad_quickstart(args.out, args.seed)
-    from gspo.quickstart import quickstart
+    from gspo.commands.quickstart import quickstart
 
     return quickstart(args.out, args.seed)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from gspo.commands.data import register
 from gspo.data import DataError
-from gspo.data.command import register
 from gspo.data.sources import write_gsm8k, write_jsonl
 
 SOLUTION = "He sold 2*500 = $<<2*500=1000>>1,000.\n#### 1,000"

@@ -68,7 +68,7 @@ def test_the_samples_own_log_probs_train_like_a_pass_over_every_batch(
 def test_samples_of_another_policy_do_not_serve_and_that_is_said(
     run_overrides: Overrides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gspo.rollout import local
+    from gspo.rollout.local import engine as local
 
     original = local.sample_tokens
 

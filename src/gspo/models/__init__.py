@@ -1,10 +1,10 @@
 """Models over packed groups: loading, packing, shared-prefix attention, log-probabilities."""
 
 from gspo.models.attention import AttentionContext, use_project_attention
-from gspo.models.fused import use_fused_kernels
+from gspo.models.cpu.fused import use_fused_kernels
+from gspo.models.cpu.memory import keep_freed_memory
 from gspo.models.loading import end_token_ids, load_model, load_tokenizer
 from gspo.models.logits import OutputHead, token_log_probs
-from gspo.models.memory import keep_freed_memory
 from gspo.models.packing import PackedRow, micro_batches, pack, teacher_of
 from gspo.models.policy import Policy, output_head, verify_packed_forward
 from gspo.models.prefix_attention import PackedAttention

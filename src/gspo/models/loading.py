@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from gspo.models.cpu.fused import use_fused_kernels as fuse
+from gspo.models.cpu.memory import keep_freed_memory
 from gspo.models.flex_attention import allow_flex_attention
-from gspo.models.fused import use_fused_kernels as fuse
-from gspo.models.memory import keep_freed_memory
 from gspo.models.precision import mixed_precision as is_mixed
 from gspo.models.precision import use_mixed_precision
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gspo.models.linear import linear
+from gspo.models.cpu.linear import linear
 from gspo.models.precision import wide_product
 
 __all__ = ["OutputHead", "token_log_probs"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from gspo.models.linear import linear
+from gspo.models.cpu.linear import linear
 
 __all__ = [
     "copies_held",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gspo.models.dense_attention import DenseAttention, DenseBucket, dense_buckets, serves
+from gspo.models.cpu.dense_attention import DenseAttention, DenseBucket, dense_buckets, serves
 from gspo.models.flex_attention import FlexAttention, serves_flex_attention
 from gspo.models.packing import GroupSpan
 from gspo.models.transfer import to_device

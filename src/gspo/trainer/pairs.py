@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.evaluation.overlap import overlap
 from gspo.groups import Group, Prompt, Response
-from gspo.overlap import overlap
 
 __all__ = ["overlap_metrics", "pair_accuracy", "pair_metrics", "teacher_metrics", "teachers_by_prompt"]
 

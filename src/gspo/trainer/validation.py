@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gspo.algorithms.stats import Mean, to_floats
 from gspo.config import Config
-from gspo.evaluate import answer_groups, summarize, validation_metrics
+from gspo.evaluation.accuracy import answer_groups, summarize, validation_metrics
 from gspo.groups import Group
 from gspo.rollout import SamplingParams
 from gspo.trainer.answers import add_teachers

@@ -1,0 +1,193 @@
+"""The command: every model answers the same prompts, and the answers are scored, summarised and compared."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from gspo.commands.evaluate.models import Candidate, find_candidates
+from gspo.commands.evaluate.results import Evaluation, print_differences, print_results, write_files
+from gspo.config import Config, load_config
+from gspo.data import PromptDataset, load_dataset
+from gspo.evaluation.accuracy import answer_groups, compare, summarize
+from gspo.groups import Group, Prompt
+from gspo.rewards import RewardManager
+from gspo.rollout import LocalEngine, RolloutEngine, SamplingParams
+from gspo.trainer.opening import choose_device
+
+__all__ = ["evaluate_models"]
+
+# A call of the engine is given this many times the responses that it samples at once: new ones take the places of those
+# that end, and the batch empties only at the end of a call. What a call holds until its answers are scored is some 20
+# bytes for each token: 40 MB for 2048 responses of 1024 tokens.
+_ROUNDS_PER_CALL = 8
+
+# The keys that an evaluation reads: these, and all below those that end in a dot.
+_KEYS = (
+    "actor_rollout_ref.model.",
+    "actor_rollout_ref.rollout.ignore_eos",
+    "actor_rollout_ref.rollout.max_num_seqs",
+    "actor_rollout_ref.rollout.name",
+    "actor_rollout_ref.rollout.stop",
+    "actor_rollout_ref.rollout.val_kwargs.top_k",
+    "custom_reward_function.",
+    "data.apply_chat_template_kwargs.",
+    "data.filter_overlong_prompts",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "data.prompt_key",
+    "data.system_prompt",
+    "data.truncation",
+    "data.val_batch_size",
+    "reward.",
+    "trainer.device",
+    "trainer.num_threads",
+    "trainer.seed",
+)
+
+
+def evaluate_models(
+    args: Namespace,
+    *,
+    make_engine: Callable[..., RolloutEngine] = LocalEngine,
+    console: Console | None = None,
+) -> int:
+    """Evaluates the models that `gspo eval` was given, prints the tables and writes the files.
+
+    Args:
+        args: the parsed command line: models, data, n, temperature, top_p, max_samples, out and set.
+        make_engine: makes the rollout engine of each model, called like `LocalEngine`.
+        console: where to print; standard output by default.
+
+    Returns:
+        the exit code, 0.
+
+    Raises:
+        ValueError: an argument, a model, a file or a reward cannot be used; names it and says what to do.
+    """
+    console = console or Console(highlight=False)
+    config = load_config(None, None, args.set)
+    _refuse_keys_without_effect(config)
+    if args.max_samples != -1 and args.max_samples < 1:
+        raise ValueError(f"--max-samples is {args.max_samples}: give 1 or more, or leave it out for all rows")
+    sampling = _sampling(args, config)
+    candidates = find_candidates(args.models, config)
+    folder = Path(args.out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file: name a folder")
+    device = choose_device(config)
+    evaluations: list[Evaluation] = []
+    with RewardManager(
+        config.reward, config.custom_reward_function, max_response_length=sampling.max_tokens
+    ) as rewards:
+        for candidate in candidates:
+            groups = _answer(candidate, args, config, sampling, rewards, device, make_engine, console)
+            differences = compare(groups, evaluations[0].groups) if evaluations else []
+            evaluations.append(Evaluation(candidate.name, groups, summarize(groups), differences))
+        if rewards.first_error is not None:
+            _say(console, f"a reward failed (those responses are unjudged); the first: {rewards.first_error}")
+    print_results(console, evaluations, args.n)
+    if len(evaluations) > 1:
+        console.print()
+        print_differences(console, evaluations)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "data": [str(file) for file in args.data],
+        "n": args.n,
+        "max_samples": args.max_samples,
+        "seed": config.trainer.seed,
+        "sampling": asdict(sampling),
+        "set": list(args.set),
+    }
+    write_files(folder, evaluations, settings)
+    _say(console, f"written: {folder / 'results.json'} and {folder / 'responses.jsonl'}")
+    return 0
+
+
+def _answer(
+    candidate: Candidate,
+    args: Namespace,
+    config: Config,
+    sampling: SamplingParams,
+    rewards: RewardManager,
+    device: str,
+    make_engine: Callable[..., RolloutEngine],
+    console: Console,
+) -> list[Group]:
+    """One model's scored groups. The model is freed with the engine on return, so that one is held at a time."""
+    tokenizer = candidate.tokenizer()
+    # One file can be cut as it is read; of several, each gives its first rows.
+    limit = args.max_samples if len(args.data) == 1 else -1
+    data = load_dataset(args.data, config.data, tokenizer, max_samples=limit)
+    prompts = _first_rows(data, args.max_samples)
+    _say(console, f"{candidate.name} ({candidate.about}): {len(prompts)} prompts x {args.n}; {data.summary()}")
+    longest = min(data.longest, config.data.max_prompt_length) + sampling.max_tokens
+    policy = candidate.policy(tokenizer, device, longest)
+    max_num_seqs = config.actor_rollout_ref.rollout.max_num_seqs
+    engine = make_engine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=max_num_seqs)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("responses", total=len(prompts) * args.n)
+            return answer_groups(
+                engine,
+                rewards,
+                prompts,
+                sampling,
+                n=args.n,
+                batch_size=config.data.val_batch_size or max(1, _ROUNDS_PER_CALL * max_num_seqs // args.n),
+                on_ended=lambda count: progress.advance(task, count),
+            )
+    finally:
+        engine.close()
+
+
+def _sampling(args: Namespace, config: Config) -> SamplingParams:
+    if args.n < 1:
+        raise ValueError(f"--n is {args.n}: give 1 or more responses per prompt")
+    temperature = args.temperature if args.temperature is not None else float(args.n > 1)
+    if temperature == 0 and args.n > 1:
+        raise ValueError(f"--temperature 0 is greedy, and {args.n} greedy responses are all alike: give --n 1, or 1.0")
+    rollout = config.actor_rollout_ref.rollout
+    sampling = SamplingParams(
+        max_tokens=config.data.max_response_length,
+        temperature=temperature,
+        top_p=args.top_p,
+        top_k=rollout.val_kwargs.top_k or -1,
+        stop=tuple(rollout.stop),
+        ignore_eos=rollout.ignore_eos,
+    )
+    if temperature == 0 and sampling.top_p < 1:
+        raise ValueError(f"--top-p {args.top_p} has no effect on greedy responses: give --temperature 1.0 with it")
+    return sampling
+
+
+def _refuse_keys_without_effect(config: Config) -> None:
+    for key in sorted(config.user_set):
+        if any(f"{key}.".startswith(known) if known.endswith(".") else key == known for known in _KEYS):
+            continue
+        raise ValueError(
+            f"--set {key} has no effect on an evaluation: take it out. What has: {', '.join(_KEYS)} "
+            "(how many responses and how they are drawn is said by --n, --temperature and --top-p)"
+        )
+
+
+def _first_rows(data: PromptDataset, max_rows: int) -> list[Prompt]:
+    """The prompts of the first rows of each file; a uid ends in its row's number."""
+    prompts = [prompt for prompt in data if max_rows < 0 or int(prompt.uid.rpartition(":")[2]) < max_rows]
+    if not prompts:
+        raise ValueError(
+            f"all prompts of the first {max_rows} rows are longer than data.max_prompt_length: raise it or "
+            "--max-samples"
+        )
+    return prompts
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(text), soft_wrap=True)

@@ -1,0 +1,3 @@
+"""How good responses are: accuracy and intervals, statistics, overlap with a teacher's texts."""
+
+__all__: list[str] = []
