@@ -11,8 +11,8 @@ from machine import peak_memory_mb
 
 from gspo.config.schema import ModelConfig
 from gspo.groups import Group, Prompt
+from gspo.models import load_actor_tokenizer, load_policy
 from gspo.rollout import LocalEngine, SamplingParams
-from gspo.trainer.actor import load_actor_tokenizer, load_policy
 
 __all__ = ["Ours"]
 

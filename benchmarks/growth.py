@@ -28,8 +28,12 @@ from workloads import SPECIAL, WORKLOADS, make_model
 from gspo.config import load_config
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Policy, keep_freed_memory, use_fused_kernels
-from gspo.trainer.actor import Actor
-from gspo.trainer.stages import add_log_probs, update_actor
+from gspo.observe import PhaseClock
+from gspo.trainer.batching import Cut
+from gspo.trainer.policy_update import PolicyUpdate
+from gspo.trainer.preparation import add_log_probs
+from gspo.trainer.trained import Actor
+from gspo.world import Alone
 
 __all__ = ["AXES", "Point", "main", "markdown", "measure", "points"]
 
@@ -112,11 +116,14 @@ def measure(point: Point, threads: int, further: Sequence[str] = (), repeats: in
     model = make_model(workload, max_positions=point.prompt + point.length)
     use_fused_kernels(model)
     keep_freed_memory()
-    actor = Actor(Policy(model), config.actor_rollout_ref.actor.optim, total_steps=100)
+    section, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    actor, world, temperature = Actor(Policy(model), section.optim, total_steps=100), Alone(), rollout.temperature
+    update = PolicyUpdate(actor, section, temperature, Cut.of_actor(section, seed=1), PhaseClock(), world)
+    cut = Cut(rollout.log_prob_max_token_len_per_gpu)
     batch = make_batch(point)
     seconds = {
-        "log_probs_s": _best(lambda: add_log_probs(batch, actor.policy, config), repeats),
-        "update_s": _best(lambda: update_actor(batch, actor, config, step=1), repeats),
+        "log_probs_s": _best(lambda: add_log_probs(batch, actor.policy, temperature, cut, world), repeats),
+        "update_s": _best(lambda: update.update(batch, step=1), repeats),
     }
     peak = peak_memory_mb()
     state = sum(p.numel() for p in model.parameters()) * _BYTES_PER_WEIGHT / 1e6

@@ -18,8 +18,7 @@ from gspo.algorithms.stats import Mean, Stat, to_floats
 from gspo.config import Config, load_config
 from gspo.groups import Group, Outcome
 from gspo.rewards import RewardManager
-from gspo.trainer import Run, open_run
-from gspo.trainer.loop import sample, update
+from gspo.trainer import Given, TrainRun, opened
 
 __all__ = ["Step", "gradient_norm", "open_workload", "run_step", "set_head", "settings"]
 
@@ -57,6 +56,7 @@ class TokenRewards:
     """Stands for the `RewardManager`: scores a response by its tokens, in this process."""
 
     first_error: str | None = None
+    notices: Sequence[str] = ()
 
     def __init__(self, *, configured: bool) -> None:
         self.configured = configured
@@ -117,7 +117,7 @@ def settings(workload: Workload, folder: Path, run_folder: Path, threads: int) -
 
 
 @contextmanager
-def open_workload(workload: Workload, work: Path, threads: int, further: Sequence[str] = ()) -> Iterator[Run]:
+def open_workload(workload: Workload, work: Path, threads: int, further: Sequence[str] = ()) -> Iterator[TrainRun]:
     """A run of the workload, set up by the trainer.
 
     Args:
@@ -131,21 +131,18 @@ def open_workload(workload: Workload, work: Path, threads: int, further: Sequenc
         config: Config = load_config(
             overrides=[*settings(workload, folder, Path(temporary) / "run", threads), *further]
         )
-        with open_run(config) as run:
+        rewards = cast(RewardManager, TokenRewards(configured=not workload.discriminator))
+        with opened(config, Given(reward_manager=rewards)) as run:
             read = [" ".join(run.tokenizer.convert_ids_to_tokens(list(prompt.token_ids))) for prompt in run.train_data]
             assert read == [row["prompt"] for row in read_prompts(folder)], "a prompt was read as other tokens"
-            run.rewards = cast(RewardManager, TokenRewards(configured=not workload.discriminator))
             yield run
 
 
-def run_step(run: Run) -> Step:
+def run_step(run: TrainRun) -> Step:
     """One training step, as the trainer's loop runs it, without logging, validation and checkpoints."""
     step = run.step + 1
     with run.clock("step"):
-        groups, sampled = sample(run, step)
-        stats = {**update(run, groups, step), **sampled}
-        run.sync_reference(step)
-        run.engine.load_weights(run.actor.policy, version=step)
+        taken = run.take_step(step)
     run.step = step
     phases = {name.removeprefix("timing_s/"): seconds for name, seconds in run.clock.pop().items()}
     seconds = phases.pop("step")
@@ -156,6 +153,6 @@ def run_step(run: Run) -> Step:
             tuple(len(response) for response in group.responses),
             len(group.teacher) if group.teacher is not None else 0,
         )
-        for group in groups
+        for group in taken.groups
     )
-    return Step(seconds, phases, shapes, to_floats(stats))
+    return Step(seconds, phases, shapes, to_floats(taken.stats))

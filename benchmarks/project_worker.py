@@ -22,9 +22,11 @@ from workloads import WORKLOADS
 from gspo.algorithms import compute_discriminator_loss, compute_policy_loss_gspo
 from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models import Policy
-from gspo.trainer import Run
-from gspo.trainer.critic import Critic
-from gspo.trainer.stages import loss_settings
+from gspo.trainer import TrainRun
+from gspo.trainer.batching import counted
+from gspo.trainer.policy_update import loss_settings
+from gspo.trainer.trained import TrainedScorer
+from gspo.world import Alone
 
 __all__ = ["check_loss", "main", "prepare_check", "to_batch"]
 
@@ -62,12 +64,12 @@ def prepare_check(policy: Policy, file: Path) -> dict[str, Any]:
     return {"groups": len(groups)}
 
 
-def check_loss(run: Run, groups: Sequence[CheckGroup]) -> dict[str, float]:
+def check_loss(run: TrainRun, groups: Sequence[CheckGroup]) -> dict[str, float]:
     """`loss` and `grad_norm` of the packed policy and GSPO's loss on given responses.
 
     With a discriminator also its `d_loss` and `d_grad_norm`.
     """
-    batch, policy = to_batch(groups), run.actor.policy
+    batch, policy, section = to_batch(groups), run.actor.policy, run.config.actor_rollout_ref.actor
     mask = batch["response_mask"]
 
     def padded(rows: list[list[float]]) -> Tensor:
@@ -80,14 +82,15 @@ def check_loss(run: Run, groups: Sequence[CheckGroup]) -> dict[str, float]:
         log_prob=log_prob,
         advantages=advantages[:, None] * mask,
         response_mask=mask,
-        loss_agg_mode=run.config.actor_rollout_ref.actor.loss_agg_mode or "",
-        config=loss_settings(run.config, batch),
+        loss_agg_mode=section.loss_agg_mode or "",
+        config=loss_settings(section, counted(mask, Alone())),
     )
     figures = {"loss": float(loss.detach()), "grad_norm": gradient_norm(policy.model, loss)}
-    return figures if run.critic is None else figures | _check_discriminator(run.critic, batch)
+    model = run.parts.get("critic")
+    return figures | _check_discriminator(model, batch) if isinstance(model, TrainedScorer) else figures
 
 
-def _check_discriminator(critic: Critic, batch: GroupBatch) -> dict[str, float]:
+def _check_discriminator(critic: TrainedScorer, batch: GroupBatch) -> dict[str, float]:
     set_head(critic.module["head"])  # type: ignore[index]
     student, teacher = critic.scorer.compare(batch)
     ones = torch.ones(len(student), 1)
@@ -95,7 +98,7 @@ def _check_discriminator(critic: Critic, batch: GroupBatch) -> dict[str, float]:
     return {"d_loss": float(loss.detach()), "d_grad_norm": gradient_norm(critic.module, loss)}
 
 
-def step(run: Run) -> dict[str, Any]:
+def step(run: TrainRun) -> dict[str, Any]:
     """One step's figures."""
     done = run_step(run)
     return {

@@ -22,7 +22,7 @@ from workloads import END, SPECIAL, Workload, read_prompts
 from gspo.algorithms import compute_discriminator_loss, compute_grpo_outcome_advantage, compute_policy_loss_gspo
 from gspo.config.schema import OptimConfig
 from gspo.observe import PhaseClock
-from gspo.trainer.optim import clip_and_step, make_optimizer
+from gspo.trainer.trained import clip_and_step, make_optimizer
 
 __all__ = ["Padded", "ReleasedGad"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from gspo.commands.gad_quickstart import gad_config, measure, prepare, sft_config
 from gspo.observe.jsonl import read_jsonl
-from gspo.trainer.loop import train
+from gspo.trainer import train
 from gspo.trainer.sft import sft
 
 ACCURACY = "val-core/gsm8k-format/shell_game/acc/mean@2"

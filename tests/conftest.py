@@ -11,6 +11,8 @@ import pytest
 
 from gspo.algorithms import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 from gspo.models.scratch import make_model_folder
+from gspo.rewards.functions import REWARD_REGISTRY
+from gspo.rollout.engine import ENGINE_REGISTRY
 
 # Judges any text, differently enough that groups have a spread.
 _REWARD = '''
@@ -23,7 +25,8 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
 @pytest.fixture(autouse=True)
 def _registered_names() -> Iterator[None]:
     """What a test registers is unknown to the next one, and a file that registered it is run anew there."""
-    registries = [(registry, dict(registry)) for registry in (ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY)]
+    known = (ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY, REWARD_REGISTRY, ENGINE_REGISTRY)
+    registries = [(registry, dict(registry)) for registry in known]
     yield
     for registry, before in registries:
         registry.clear()

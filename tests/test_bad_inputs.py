@@ -95,7 +95,7 @@ def _widen(tensors: dict[str, Any]) -> None:
 ROWS: dict[str, tuple[Case, str]] = {
     "row is no JSON": (
         lambda b: [b.rows('{"prompt": ')],
-        "DIR/bad.jsonl, row 4 (counted from 0): is not valid JSON (...): mend or remove the line",
+        "DIR/bad.jsonl, row 4 (counted from 0): is not valid JSON (...): ... or remove the line",
     ),
     "row is a list": (
         lambda b: [b.rows([1, 2])],
@@ -296,8 +296,8 @@ MODELS: dict[str, tuple[Case, str]] = {
 REWARDS: dict[str, tuple[Case, str]] = {
     "unknown reward": (
         ["reward.functions=[{name: gms8k}]", "custom_reward_function.path=null"],
-        "reward.functions: there is no reward function 'gms8k'; there are gsm8k, math, gym, format, overlong "
-        "and custom",
+        "reward.functions: there is no reward function 'gms8k'; ... 'gsm8k'? ... gsm8k, math, gym, format, overlong, "
+        "custom. ... gspo.register_reward, ... algorithm.external_modules ...",
     ),
     "no reward for the data": (
         ["custom_reward_function.path=null"],
@@ -319,44 +319,44 @@ REWARDS: dict[str, tuple[Case, str]] = {
     ),
     "reward with other arguments": (
         lambda b: [b.reward("return 1", head="def compute_score(text):")],
-        "compute_score in DIR/bad_reward.py cannot be called with the keywords data_source, solution_str, "
-        "ground_truth, extra_info (missing a required argument: 'text'): give it these parameters, or "
-        "**kwargs",
+        "custom_reward_function.reward_kwargs: compute_score in DIR/bad_reward.py cannot be called with the keywords "
+        "data_source, solution_str, ground_truth, extra_info, prompt_str (missing a required argument: 'text'): give "
+        "it ... these parameters, or **kwargs",
     ),
     "reward raises": (
         lambda b: [b.reward("raise KeyError('answer')")],
         "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: KeyError: 'answer' "
-        "(bad_reward.py, line 3). Mend the function or the rows",
+        "(bad_reward.py, line 3). ... the function or the rows",
     ),
     "reward returns None": (
         lambda b: [b.reward("pass")],
         "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: returned None: return "
-        "a number, or a dict with `score`. Mend the function or the rows",
+        "a number, or a dict with `score`. ... the function or the rows",
     ),
     "reward returns NaN": (
         lambda b: [b.reward("return float('nan')")],
         "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: returned nan: a reward"
-        " must be a finite number. Mend the function or the rows",
+        " must be a finite number. ... the function or the rows",
     ),
     "reward returns a text": (
         lambda b: [b.reward("return 'good'")],
         "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: returned a str: return"
-        " a number, or a dict with `score`. Mend the function or the rows",
+        " a number, or a dict with `score`. ... the function or the rows",
     ),
     "reward hangs": (
         lambda b: [b.reward("time.sleep(60)"), "reward.timeout=0.2"],
-        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: timed out after 0.2 s."
-        " Mend the function or the rows",
+        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: timed out after 0.2 s "
+        "(reward.timeout)... the function or the rows",
     ),
     "reward abstains from all": (
         lambda b: [b.reward("return {'abstained': 'no truth'}")],
         "none of the 12 responses of this step has a reward; the first, train.jsonl:9, response 0: no truth. "
-        "Mend the rows or the reward function",
+        "... the rows or the reward function",
     ),
     "one reward fails and is to stop the run": (
         lambda b: [b.reward("return 1 if 'a' in solution_str else 1 / 0"), "reward.on_error=raise"],
         "the reward failed for train.jsonl:9, response 0: ZeroDivisionError: division by zero (bad_reward.py,"
-        " line 3). The response: 'kUQqNo'. Mend the function or the row, or set reward.on_error=exclude to "
+        " line 3). The response: 'kUQqNo'. ... the function or the row, or set reward.on_error=exclude to "
         "leave such responses out",
     ),
 }
@@ -438,7 +438,7 @@ KEYS: dict[str, tuple[Case, str]] = {
     "external module raises": (
         lambda b: [b.file("mine.py", "1 / 0", "algorithm.external_modules")],
         "algorithm.external_modules: DIR/mine.py does not run: ZeroDivisionError: division by zero (mine.py, "
-        "line 1): mend it",
+        "line 1): ... it",
     ),
     "external module lacks the loss": (
         lambda b: [b.file("mine.py", "", "algorithm.external_modules"), f"{ACTOR}.policy_loss=mine"],

@@ -16,7 +16,7 @@ import pytest
 from guide_blocks import DOTTED, ENABLE_GSPO, FULL_EXAMPLE, GAD_COMMAND, GSPO_COMMAND, GSPO_WITH_GAD
 
 import gspo
-import gspo.trainer.loop as loop
+import gspo.trainer.assembly as assembly
 from gspo.cli import main
 from gspo.config import load_config
 
@@ -252,7 +252,7 @@ def test_ctrl_c_is_no_error(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "update", stop)
+    monkeypatch.setattr(assembly, "train_step", stop)
     assert main(["train", *small]) == 130
     assert capsys.readouterr().err == "gspo: stopped; the same command goes on from the newest checkpoint\n"
 

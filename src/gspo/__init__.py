@@ -1,4 +1,59 @@
-"""Sequence-level reinforcement learning for language models."""
+"""Sequence-level reinforcement learning for language models.
+
+The names are loaded when they are first used: `import gspo` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gspo.algorithms import register_adv_est as register_advantage
+    from gspo.algorithms import register_policy_loss
+    from gspo.api import Trainer, evaluate, sft, train
+    from gspo.config import load_config
+    from gspo.finished import load_run
+    from gspo.rewards import register_reward
+    from gspo.rollout import register_engine
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+
+# Where each public name is, and what it is called there.
+_HOMES = {
+    "Trainer": ("gspo.api", "Trainer"),
+    "evaluate": ("gspo.api", "evaluate"),
+    "sft": ("gspo.api", "sft"),
+    "train": ("gspo.api", "train"),
+    "load_config": ("gspo.config", "load_config"),
+    "load_run": ("gspo.finished", "load_run"),
+    "register_advantage": ("gspo.algorithms", "register_adv_est"),
+    "register_engine": ("gspo.rollout", "register_engine"),
+    "register_policy_loss": ("gspo.algorithms", "register_policy_loss"),
+    "register_reward": ("gspo.rewards", "register_reward"),
+}
+
+__all__ = [
+    "Trainer",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "load_run",
+    "register_advantage",
+    "register_engine",
+    "register_policy_loss",
+    "register_reward",
+    "sft",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gspo' has no attribute {name!r}")
+    module, own = _HOMES[name]
+    return getattr(import_module(module), own)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -117,7 +117,7 @@ def _load(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from gspo.trainer.loop import train
+    from gspo.trainer import train
 
     config = _load(args)
     run = train(config)

@@ -101,11 +101,16 @@ class Response:
 
 @dataclass
 class Group:
-    """A prompt with its responses and, for distillation, one teacher response."""
+    """A prompt with its responses and, for distillation, one teacher response.
+
+    Attributes:
+        place: its place among the groups that all ranks sample for a training step.
+    """
 
     prompt: Prompt
     responses: list[Response]
     teacher: Response | None = None
+    place: int = field(default=0, compare=False)
 
     @property
     def num_tokens(self) -> int:
@@ -125,17 +130,24 @@ class GroupBatch:
         groups: the groups, each with at least one response.
         tensors: per-token tensors of shape (responses, width), zero where `response_mask` is zero.
         group_index: for each row the number of its group in `groups`. (responses,)
+        weightless: it stands in for a pass that other ranks make, and counts nowhere.
     """
 
     groups: list[Group]
     tensors: dict[str, Tensor]
     group_index: np.ndarray
+    weightless: bool = False
+
+    @classmethod
+    def without_tensors(cls, groups: Sequence[Group]) -> GroupBatch:
+        """The groups alone, for a model that reads them and needs no padded tensor."""
+        return cls(list(groups), {}, _group_index(groups))
 
     @classmethod
     def from_groups(
         cls, groups: Sequence[Group], device: torch.device | str = "cpu", *, scored: bool = True
     ) -> GroupBatch:
-        """Lays the responses of groups out as padded tensors.
+        """Lays the responses of groups out as padded tensors; no group gives tensors without a row.
 
         Creates `response_mask` (the tokens the policy wrote, as float), `rollout_log_probs` and
         `token_level_scores` (each response's reward at its last written token; at the first place where none is
@@ -143,12 +155,12 @@ class GroupBatch:
         score them, there is no `token_level_scores`.
 
         Raises:
-            ValueError: there is no response at all, or a response has no reward.
+            ValueError: every group is empty, or a response has no reward.
         """
         responses = [response for group in groups for response in group.responses]
-        if not responses:
+        if groups and not responses:
             raise ValueError("a batch needs at least one response; every group given is empty")
-        width = max(1, max(map(len, responses)))
+        width = max([1, *map(len, responses)])
         mask, log_probs, scores = (torch.zeros(len(responses), width) for _ in range(3))
         for row, response in enumerate(responses):
             if scored and response.reward is None:
@@ -161,11 +173,10 @@ class GroupBatch:
             mask[row, :length] = written
             log_probs[row, :length] = torch.tensor(response.log_probs)
             scores[row, int(written.nonzero().max()) if written.any() else 0] = reward
-        index = np.repeat(np.arange(len(groups)), [len(group.responses) for group in groups])
         tensors = {"response_mask": mask, "rollout_log_probs": log_probs * mask}
         if scored:
             tensors["token_level_scores"] = scores
-        return cls(list(groups), {name: tensor.to(device) for name, tensor in tensors.items()}, index)
+        return cls(list(groups), {name: tensor.to(device) for name, tensor in tensors.items()}, _group_index(groups))
 
     def __len__(self) -> int:
         """Number of responses."""
@@ -186,12 +197,12 @@ class GroupBatch:
 
     def select(self, group_numbers: Sequence[int]) -> GroupBatch:
         """The batch of these groups only, in this order; tensors keep their width."""
-        numbers = np.asarray(group_numbers)
-        rows = np.concatenate([np.flatnonzero(self.group_index == number) for number in numbers])
-        counts = [len(self.groups[number].responses) for number in numbers]
-        keep = torch.as_tensor(rows, device=self["response_mask"].device)
-        return GroupBatch(
-            [self.groups[number] for number in numbers],
-            {name: tensor[keep] for name, tensor in self.tensors.items()},
-            np.repeat(np.arange(len(numbers)), counts),
-        )
+        rows = [np.flatnonzero(self.group_index == number) for number in group_numbers]
+        keep = torch.as_tensor(np.concatenate([np.arange(0), *rows]), device=self["response_mask"].device)
+        groups = [self.groups[number] for number in group_numbers]
+        return GroupBatch(groups, {name: tensor[keep] for name, tensor in self.tensors.items()}, _group_index(groups))
+
+
+def _group_index(groups: Sequence[Group]) -> np.ndarray:
+    """For each response the number of its group. (responses,)"""
+    return np.repeat(np.arange(len(groups)), [len(group.responses) for group in groups])

@@ -13,6 +13,7 @@ from gspo.algorithms import compute_gdpo_outcome_advantage, get_adv_estimator_fn
 from gspo.config import load_config, require_supported
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.trainer.advantages import add_advantages
+from gspo.world import Alone
 
 INDEX = np.array(["a", "b", "a", "a", "b", "c"], dtype=object)
 TERMS = torch.tensor([[1.0, -30], [0, 5], [0, 12], [1, 40], [0, 5], [1, 3]], dtype=torch.float64)
@@ -78,7 +79,7 @@ def test_the_trainer_hands_over_each_reward() -> None:
     groups = [Group(Prompt(f"f:{n}", (1,), "", ""), responses[4 * n : 4 * n + 4]) for n in range(2)]
     batch = GroupBatch.from_groups(groups)
     batch["token_level_rewards"] = batch["token_level_scores"]
-    add_advantages(batch, load_config(overrides=["algorithm.adv_estimator=gdpo"]))
+    add_advantages(batch, load_config(overrides=["algorithm.adv_estimator=gdpo"]).algorithm, Alone())
     terms = torch.tensor([[-30.0, 1], [12, 0], [40, 1], [0, 0], [5, 0], [7, 0]])
     weights = torch.tensor([[0.5, 2]] * 4 + [[0.5, 0]] * 2)
     expected = compute_gdpo_outcome_advantage(

@@ -45,6 +45,12 @@ def saved_steps(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
+def latest_of(run: Path) -> tuple[Path | None, list[str]]:
+    """The folder of the newest whole checkpoint, and what finding it had to say."""
+    checkpoint, warnings = find_latest(run)
+    return (checkpoint.path if checkpoint is not None else None), warnings
+
+
 # Round trips
 
 
@@ -124,7 +130,7 @@ def test_after_a_rewind_the_new_branch_is_the_latest_and_is_kept(tmp_path: Path)
         save_step(tmp_path, step)
     save_step(tmp_path, 15, keep=1)
     assert saved_steps(tmp_path)[:-1] == ["global_step_15", "global_step_20", "global_step_30"]
-    assert find_latest(tmp_path) == (tmp_path / "checkpoints" / "global_step_15", [])
+    assert latest_of(tmp_path) == (tmp_path / "checkpoints" / "global_step_15", [])
 
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ def test_the_same_step_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path) -> None:
-    assert find_latest(tmp_path / "never") == (None, [])
+    assert latest_of(tmp_path / "never") == (None, [])
 
 
 def test_damaged_checkpoints_are_passed_over_and_said(tmp_path: Path) -> None:
@@ -144,7 +150,8 @@ def test_damaged_checkpoints_are_passed_over_and_said(tmp_path: Path) -> None:
     file = paths[2] / "actor.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     latest = find_latest(tmp_path)
-    assert latest.path == paths[1]
+    assert latest.checkpoint is not None
+    assert latest.checkpoint.path == paths[1]
     assert [line.split(":")[0] for line in latest.warnings] == [
         "passed over global_step_4",
         "passed over global_step_3",
@@ -164,7 +171,7 @@ def test_a_wrong_pointer_is_said(tmp_path: Path, text: str, warning: str) -> Non
     path = save_step(tmp_path, 4)
     pointer = tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt"
     pointer.write_text(text)
-    assert find_latest(tmp_path) == (path, [warning.format(pointer=pointer)])
+    assert latest_of(tmp_path) == (path, [warning.format(pointer=pointer)])
 
 
 # Kills
@@ -206,15 +213,14 @@ def test_killed_at_any_call_a_complete_checkpoint_remains(
         with suppress(Killed), killed_at(monkeypatch, call_number):
             save_step(run, new_step, keep=1, export=lambda path: (path / "config.json").touch())
             finished = True
-        latest = find_latest(run)
-        assert latest.path is not None, f"nothing loads after a kill at call {call_number}"
-        loaded = load_checkpoint(latest.path)
+        loaded, _ = find_latest(run)
+        assert loaded is not None, f"nothing loads after a kill at call {call_number}"
         assert loaded.step in (5, new_step)
         assert loaded.state == {"samples": loaded.step}
         assert torch.equal(loaded.tensors["actor"]["weight"], torch.full((3,), float(loaded.step)))
         path = save_step(run, 7, keep=1)
         assert saved_steps(run) == ["global_step_7", "latest_checkpointed_iteration.txt"]
-        assert find_latest(run) == (path, [])
+        assert latest_of(run) == (path, [])
         call_number += 1
     assert call_number > 15  # the patched calls were indeed counted
 
@@ -227,7 +233,7 @@ def test_an_export_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> 
     before = save_step(tmp_path, 1)
     with pytest.raises(OSError, match="disk full"):
         save_step(tmp_path, 2, keep=1, export=fail)
-    assert find_latest(tmp_path) == (before, [])
+    assert latest_of(tmp_path) == (before, [])
 
 
 # Damage
@@ -303,7 +309,7 @@ def test_a_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
     message = f"{path}/actor.safetensors is damaged: its sha256 is not the one in SHA256SUMS; "
     with pytest.raises(CheckpointError, match=exactly(f"{message}there is no whole checkpoint before it")):
         load_checkpoint(path)
-    assert find_latest(tmp_path) == (
+    assert latest_of(tmp_path) == (
         None,
         [f"passed over global_step_3: {message}there is no whole checkpoint before it"],
     )

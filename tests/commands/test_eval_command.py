@@ -252,7 +252,8 @@ def test_a_checkpoint_and_its_run_are_the_trained_weights(run: Path, tiny_model_
     checkpoint = run / "checkpoints" / "global_step_3"
     expected = {key: value + 1 for key, value in load_model(str(tiny_model_folder)).state_dict().items()}
     for found in find(run, checkpoint):
-        assert (found.model.path, found.weights) == (str(tiny_model_folder), checkpoint)
+        assert found.weights is not None
+        assert (found.model.path, found.weights.path) == (str(tiny_model_folder), checkpoint)
         assert found.about == "checkpoint after step 3"
         policy = found.policy(found.tokenizer(), "cpu", 64)
         state = policy.model.state_dict()
@@ -269,7 +270,8 @@ def test_a_finished_run_is_its_export_until_it_goes_on(run: Path, tiny_model_fol
     later = (exported / "config.json").stat().st_mtime + 10
     os.utime(state, (later, later))
     (found,) = find(run)
-    assert (found.model.path, found.weights) == (str(tiny_model_folder), state.parent)
+    assert found.weights is not None
+    assert (found.model.path, found.weights.path) == (str(tiny_model_folder), state.parent)
 
 
 def test_what_the_user_sets_goes_over_the_runs_model(run: Path) -> None:

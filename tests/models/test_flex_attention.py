@@ -16,8 +16,8 @@ from models_helpers import random_groups, tiny_model
 from torch import Tensor
 
 from gspo.groups import GroupBatch
-from gspo.models import PackedAttention, Policy, flex_attention, pack, prefix_attention, verify_packed_forward
-from gspo.models.flex_attention import FlexAttention, allow_flex_attention, serves_flex_attention
+from gspo.models import Compute, PackedAttention, Policy, flex_attention, pack, prefix_attention, verify_packed_forward
+from gspo.models.flex_attention import FlexAttention, serves_flex_attention
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
@@ -75,9 +75,8 @@ def test_a_model_runs_on_it_where_it_serves_and_is_allowed(monkeypatch: pytest.M
     monkeypatch.setattr(prefix_attention, "serves_flex_attention", lambda query: served.append(query) or True)
     model = tiny_model("gemma2", torch.float32)
     masked, flexed = copy.deepcopy(model), model
-    allow_flex_attention(flexed)
     batch = GroupBatch.from_groups(random_groups(1), scored=False)
-    log_probs = [Policy(which).log_probs(batch)[0] for which in (flexed, masked)]
+    log_probs = [policy.log_probs(batch)[0] for policy in (Policy(flexed, compute=Compute(flex=True)), Policy(masked))]
     assert len(served) == model.config.num_hidden_layers
     torch.testing.assert_close(*log_probs, atol=1e-5, rtol=1e-5)
     for values in log_probs:
@@ -90,11 +89,11 @@ def test_a_model_runs_on_it_where_it_serves_and_is_allowed(monkeypatch: pytest.M
 def test_loading_compares_its_values_with_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_attention, "serves_flex_attention", lambda _: True)
     model = tiny_model("gemma2", torch.float32)
-    allow_flex_attention(model)
-    assert verify_packed_forward(Policy(model)) < 1e-4
+    policy = Policy(model, compute=Compute(flex=True))
+    assert verify_packed_forward(policy) < 1e-4
     monkeypatch.setattr(FlexAttention, "attend", lambda _, q, *__: torch.zeros_like(q))
     with pytest.raises(ValueError, match="log-probabilities from packed groups differ"):
-        verify_packed_forward(Policy(model))
+        verify_packed_forward(policy)
 
 
 def test_it_serves_no_tensor_on_a_cpu() -> None:

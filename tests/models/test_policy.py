@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Policy, load_model, micro_batches, prefix_attention, verify_packed_forward
+from gspo.models import Policy, load_model, micro_batches, prefix_attention, prepare_model, verify_packed_forward
 
 # Decoders compute norms and rotary angles in float32 whatever their dtype, so this is float32 rounding.
 _TOLERANCE = 2e-5
@@ -122,7 +122,9 @@ def test_any_micro_batch_split_gives_the_same_gradient(family: str) -> None:
 def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
     tiny_model("llama", torch.float32).save_pretrained(tmp_path)
     batch = scored(random_groups(3))
-    plain, recomputing = (load_model(str(tmp_path), gradient_checkpointing=on) for on in (False, True))
+    plain, recomputing = load_model(str(tmp_path)), load_model(str(tmp_path))
+    for model, on in ((plain, False), (recomputing, True)):
+        prepare_model(model, gradient_checkpointing=on)
     assert recomputing.training
     whole = gradients(plain, Policy(plain).log_probs(batch)[0].sum())
     assert_same_gradients(gradients(recomputing, Policy(recomputing).log_probs(batch)[0].sum()), whole, tolerance=1e-6)

@@ -12,21 +12,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gspo.groups import GroupBatch
-from gspo.models import Policy, Scorer, load_model, token_log_probs, verify_packed_forward
+from gspo.models import Compute, Policy, Scorer, load_model, prepare_model, token_log_probs, verify_packed_forward
 from gspo.models.logits import OutputHead
-from gspo.models.precision import copies_held, mixed_precision, product_dtype, products_of, use_mixed_precision
+from gspo.models.precision import copies_held, mixed_precision, products_of
 
 # bfloat16 keeps 8 bits: one rounding is up to 2^-9 of a number, and a pass through two layers makes some tens of them.
 _NATS = 0.05
 _GRADIENT = 0.05
+_MIXED = Compute(torch.bfloat16)
 
 
 def pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """A model in mixed precision, and the same in float32."""
+    """A model to run in mixed precision, and the same to run in float32."""
     model = tiny_model(family, torch.float32, scale=2.0)
-    mixed = copy.deepcopy(model)
-    use_mixed_precision(mixed)
-    return mixed, model
+    return copy.deepcopy(model), model
 
 
 def batch() -> GroupBatch:
@@ -41,7 +40,8 @@ def test_log_probs_and_gradients_are_those_of_float32_within_rounding(family: st
         enable = getattr(mixed, "activation_checkpointing_enable", None) or mixed.gradient_checkpointing_enable
         enable({"use_reentrant": False})
         mixed.train()
-    values = [Policy(model).log_probs(batch(), 0.7, with_entropy=True) for model in (mixed, plain)]
+    policies = Policy(mixed, compute=_MIXED), Policy(plain)
+    values = [policy.log_probs(batch(), 0.7, with_entropy=True) for policy in policies]
     for ours, theirs in zip(*values, strict=True):
         assert ours.dtype == torch.float32
         assert 0 < float((ours - theirs).detach().abs().max()) < _NATS
@@ -53,17 +53,15 @@ def test_log_probs_and_gradients_are_those_of_float32_within_rounding(family: st
 
 
 def test_without_it_nothing_is_cast() -> None:
-    model = tiny_model("qwen3", torch.float32)
-    assert product_dtype(model) is None
-    with products_of(model):
+    assert Policy(tiny_model("qwen3", torch.float32)).product_dtype == torch.float32
+    with products_of(None, torch.device("cpu")):
         assert not torch.is_autocast_enabled("cpu")
 
 
-def test_a_scorer_takes_it_from_the_decoder() -> None:
+def test_a_scorer_computes_so() -> None:
     mixed, plain = pair("llama")
-    assert product_dtype(mixed.get_decoder()) == torch.bfloat16
     torch.manual_seed(0)
-    ours = Scorer(mixed, head_std=0.5).scores(batch())
+    ours = Scorer(mixed, head_std=0.5, compute=_MIXED).scores(batch())
     torch.manual_seed(0)
     theirs = Scorer(plain, head_std=0.5).scores(batch())
     assert ours.dtype == torch.float32
@@ -102,9 +100,9 @@ def test_the_heads_sums_are_in_float32(
 
 def test_a_pass_that_is_held_casts_each_weight_once() -> None:
     mixed, _ = pair("llama")
-    policy = Policy(mixed)
+    policy = Policy(mixed, compute=_MIXED)
     weight = mixed.model.layers[0].mlp.up_proj.weight
-    with torch.no_grad(), copies_held(mixed):
+    with torch.no_grad(), copies_held(torch.device("cpu")):
         before = policy.log_probs(batch())[0]
         weight.data.zero_()
         held = policy.log_probs(batch())[0]
@@ -116,7 +114,7 @@ def test_a_pass_that_is_held_casts_each_weight_once() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_verify_accepts_it(family: str) -> None:
     mixed, _ = pair(family)
-    assert 1e-5 < verify_packed_forward(Policy(mixed)) < 0.1
+    assert 1e-5 < verify_packed_forward(Policy(mixed, compute=_MIXED)) < 0.1
 
 
 def test_what_the_setting_means(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +131,10 @@ def test_what_the_setting_means(monkeypatch: pytest.MonkeyPatch) -> None:
         mixed_precision(True, torch.bfloat16, "cpu")
 
 
-def test_a_model_is_loaded_in_it_with_weights_in_float32(tiny_model_folder: Path) -> None:
-    model = load_model(str(tiny_model_folder), mixed_precision=True)
-    assert product_dtype(model) == torch.bfloat16
+def test_a_model_is_prepared_for_it_with_weights_in_float32(tiny_model_folder: Path) -> None:
+    model = load_model(str(tiny_model_folder))
+    compute = prepare_model(model, mixed_precision=True)
+    assert compute.products == torch.bfloat16
+    assert Policy(model, compute=compute).product_dtype == torch.bfloat16
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert product_dtype(load_model(str(tiny_model_folder))) is None
+    assert prepare_model(model).products is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gspo.observe.report import FIGURES, Variant, build_comparison, cell, load_run
+from gspo.observe.report import FIGURES, Variant, build_comparison, cell, read_curves
 from gspo.observe.report.comparison_page import comparison_figures
 
 ACCURACY = "val-core/{}/acc/mean@1"
@@ -39,7 +39,7 @@ def variants(tmp_path: Path) -> list[Variant]:
     """`one` with two seeds, the second of scale 2 and half as fast, and `two` with one."""
     one = {seed: write_run(tmp_path / f"one-{seed}", make_rows(seed, seed)) for seed in (1, 2)}
     two = {1: write_run(tmp_path / "two-1", make_rows(1, 0.5))}
-    return [Variant(name, {s: load_run(f) for s, f in runs.items()}) for name, runs in (("one", one), ("two", two))]
+    return [Variant(name, {s: read_curves(f) for s, f in runs.items()}) for name, runs in (("one", one), ("two", two))]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_cells(variants: list[Variant], tmp_path: Path) -> None:
     assert cell(one, "accuracy_end") == "45.0 % ± 21.2 %"
     assert cell(two, "accuracy_end") == "30.0 %"
     assert cell(one, "clip_fraction") == "0.075 % ± 0.035 %"
-    empty = Variant("empty", {1: load_run(write_run(tmp_path / "empty", [{}]))})
+    empty = Variant("empty", {1: read_curves(write_run(tmp_path / "empty", [{}]))})
     assert {cell(empty, key) for key in FIGURES} == {"-"}
 
 

@@ -11,7 +11,7 @@ from gspo.observe.report import build, build_report
 from gspo.observe.report.charts import chart_groups
 from gspo.observe.report.meanings import MEANINGS, Band
 from gspo.observe.report.readings import read_run
-from gspo.observe.report.run import load_run
+from gspo.observe.report.run import read_curves
 
 CONFIG = """
 actor_rollout_ref:
@@ -36,7 +36,7 @@ def write_run(folder: Path, steps: list[dict[str, Any]], loss: str = "gspo", min
 
 
 def states(folder: Path) -> dict[str, str]:
-    return {verdict.key: verdict.status for verdict in read_run(load_run(folder))}
+    return {verdict.key: verdict.status for verdict in read_run(read_curves(folder))}
 
 
 def test_headline_and_summary_say_the_run_s_figures(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ def test_clip_fraction_is_judged_by_the_policy_loss(tmp_path: Path) -> None:
     assert states(write_run(tmp_path, steps, "vanilla")) == {"actor/pg_clipfrac": "watch"}
     tiny = [{"actor/pg_clipfrac": 0.0013}] * 10
     assert states(write_run(tmp_path, tiny, "vanilla")) == {"actor/pg_clipfrac": "healthy"}
-    [verdict] = read_run(load_run(write_run(tmp_path, tiny, "gspo_token")))
+    [verdict] = read_run(read_curves(write_run(tmp_path, tiny, "gspo_token")))
     assert (verdict.status, verdict.text) == (
         "watch",
         "Lately 0.0013: the clip hardly acts. A sequence ratio needs a clip range near 3e-4, not 0.2.",
     )
-    [verdict] = read_run(load_run(write_run(tmp_path, [{"actor/pg_clipfrac": 0.0}] * 10, "gspo", mini=32)))
+    [verdict] = read_run(read_curves(write_run(tmp_path, [{"actor/pg_clipfrac": 0.0}] * 10, "gspo", mini=32)))
     assert verdict.status == "unknown"
     assert verdict.text.startswith("One optimizer step per rollout")
 
@@ -162,7 +162,7 @@ def test_states(tmp_path: Path, key: str, values: list[float | None], status: st
     ],
 )
 def test_held_out_reading(tmp_path: Path, values: list[float], status: str, text: str) -> None:
-    [verdict] = read_run(load_run(write_run(tmp_path, [{"val-core/s/acc/mean@1": value} for value in values])))
+    [verdict] = read_run(read_curves(write_run(tmp_path, [{"val-core/s/acc/mean@1": value} for value in values])))
     assert (verdict.status, verdict.text) == (status, text)
 
 
@@ -177,7 +177,7 @@ def test_length_that_grows_alone_is_watched(tmp_path: Path) -> None:
 def test_charts_hold_the_curves(tmp_path: Path) -> None:
     steps = [{"timing_s/gen": 2.0, "timing_s/step": 3.0, "actor/pg_clipfrac": 0.1 * n} for n in range(1, 4)]
     steps[1]["timing_s/testing"] = 1.0
-    groups = chart_groups(load_run(write_run(tmp_path, steps)))
+    groups = chart_groups(read_curves(write_run(tmp_path, steps)))
     assert [(name, [chart.title for chart in charts]) for name, charts in groups] == [
         ("Policy", ["Clip fraction, tokens"]),
         ("Time", ["Where the time goes"]),
@@ -190,7 +190,7 @@ def test_charts_hold_the_curves(tmp_path: Path) -> None:
 
 
 def test_long_curves_are_thinned_to_means(tmp_path: Path) -> None:
-    run = load_run(write_run(tmp_path, [{"actor/entropy": float(number)} for number in range(1200)]))
+    run = read_curves(write_run(tmp_path, [{"actor/entropy": float(number)} for number in range(1200)]))
     [(_, [chart])] = chart_groups(run)
     raw, smooth = chart.figure["data"]
     assert raw["x"][:2] == [1, 3]
@@ -243,7 +243,7 @@ def test_a_discriminators_score_is_not_judged_and_its_accuracy_is(tmp_path: Path
     for accuracy, status in ((0.5, "watch"), (0.8, "healthy"), (0.99, "watch")):
         found = states(write_run(tmp_path, steps(accuracy)))
         assert found == {"critic/score/mean": "unknown", "critic/d_acc": status}
-    (reading,) = [verdict for verdict in read_run(load_run(tmp_path)) if verdict.key == "critic/score/mean"]
+    (reading,) = [verdict for verdict in read_run(read_curves(tmp_path)) if verdict.key == "critic/score/mean"]
     assert reading.text.endswith("A discriminator's score moves with its updates: it is no measure of progress.")
 
 

@@ -56,8 +56,10 @@ def test_calls_run_at_the_same_time(source: str, write_module: Make, make_group:
     ],
 )
 def test_a_slow_call_is_an_error_of_its_own(source: str, write_module: Make, make_group: Make) -> None:
-    expected = [Outcome(1.0), Outcome(error="timed out after 0.5 s"), Outcome(1.0)]
-    assert outcomes(write_module(source), make_group("a", "slow", "b"), timeout=0.5) == expected
+    first, slow, last = outcomes(write_module(source), make_group("a", "slow", "b"), timeout=0.5)
+    assert (first, last) == (Outcome(1.0), Outcome(1.0))
+    assert slow.error is not None
+    assert "timed out after 0.5 s" in slow.error
 
 
 def test_a_coroutine_that_blocks_the_loop_is_reported_and_later_calls_work(
@@ -116,11 +118,8 @@ def test_files_that_cannot_be_used(write_module: Make, tmp_path: Path) -> None:
         f"{path} has no function 'compute_score'; its functions: score, other: set custom_reward_function.name"
     )
     path = write_module("def compute_score(text): ...\n", "args.py")
-    assert load_error(path) == (
-        f"compute_score in {path} cannot be called with the keywords data_source, solution_str, ground_truth, "
-        "extra_info (missing a required argument: 'text'): give it these parameters, or **kwargs"
-    )
+    message = load_error(path)
+    assert all(part in message for part in (str(path), "compute_score", "solution_str", "'text'", "**kwargs"))
     path = write_module("def compute_score(**_): ...\n", "any.py")
-    assert load_error(path, ground_truth=1) == (
-        "custom_reward_function.reward_kwargs has 'ground_truth', which each row gives: remove it"
-    )
+    message = load_error(path, ground_truth=1)
+    assert all(part in message for part in ("custom_reward_function", "'ground_truth'", "remove it"))

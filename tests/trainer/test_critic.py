@@ -17,16 +17,20 @@ from models_helpers import random_groups, tiny_model
 from torch import Tensor, nn
 
 from gspo.algorithms.kl import AdaptiveKLController
-from gspo.algorithms.stats import Mean, to_floats
+from gspo.algorithms.stats import Mean, Stat, to_floats
 from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.cli import main
 from gspo.config import Config, load_config, notices, require_supported
 from gspo.groups import GroupBatch, Outcome
 from gspo.models import Scorer
 from gspo.models.scratch import make_model_folder
-from gspo.trainer import train
+from gspo.observe import PhaseClock
+from gspo.trainer import opened, train
 from gspo.trainer.advantages import add_advantages, add_rewards
-from gspo.trainer.critic import Critic, add_values, update_critic
+from gspo.trainer.batching import Cut, mini_batches
+from gspo.trainer.trained import TrainedScorer
+from gspo.trainer.value_critic import ValueCritic
+from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 PPO = ("algorithm.adv_estimator=gae", "actor_rollout_ref.actor.policy_loss=ppo", "critic.optim.lr=1e-3")
@@ -53,27 +57,44 @@ def batch_of(seed: int, num_groups: int = 4) -> GroupBatch:
     return batch
 
 
-def tiny_critic(config: Config) -> Critic:
+def value_critic(critic: TrainedScorer, config: Config) -> ValueCritic:
+    return ValueCritic(critic, config.critic, Cut.of_critic(config.critic, config.trainer.seed), PhaseClock(), Alone())
+
+
+def add_values(batch: GroupBatch, critic: TrainedScorer, config: Config) -> None:
+    assert value_critic(critic, config).prepare(batch) == {}
+
+
+def update_critic(batch: GroupBatch, critic: TrainedScorer, config: Config, step: int) -> dict[str, Stat]:
+    """The critic's updates of one step, as a run of this configuration makes them."""
+    return value_critic(critic, config).update(batch, batch.groups, step)
+
+
+def add_scores_and_advantages(batch: GroupBatch, config: Config) -> None:
+    add_rewards(batch, None, config.algorithm, Alone())  # type: ignore[arg-type]  # no divergence is asked for
+    add_advantages(batch, config.algorithm, Alone())
+
+
+def tiny_critic(config: Config) -> TrainedScorer:
     """With a head that is not zero, so that gradients reach the decoder."""
     scorer = Scorer(tiny_model("llama"))
     with torch.no_grad():
         for parameter in scorer.model["head"].parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(7))
-    return Critic(scorer, config.critic.optim, total_steps=10)
+    return TrainedScorer(scorer, config.critic.optim, total_steps=10)
 
 
-def prepared(config: Config, seed: int = 0) -> tuple[GroupBatch, Critic]:
+def prepared(config: Config, seed: int = 0) -> tuple[GroupBatch, TrainedScorer]:
     """A batch with values and returns; the values moved a little, as if the critic had been updated since."""
     batch, critic = batch_of(seed), tiny_critic(config)
     add_values(batch, critic, config)
-    add_rewards(batch, None, config)  # type: ignore[arg-type]  # no divergence is asked for
-    add_advantages(batch, config)
+    add_scores_and_advantages(batch, config)
     noise = torch.randn(batch["values"].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     batch["values"] = (batch["values"] + 0.3 * noise) * batch["response_mask"]
     return batch, critic
 
 
-def padded_values(critic: Critic, batch: GroupBatch) -> tuple[Tensor, nn.Module]:
+def padded_values(critic: TrainedScorer, batch: GroupBatch) -> tuple[Tensor, nn.Module]:
     """Each response on its own behind its prompt, values read before each token (responses, width); the model used."""
     model = copy.deepcopy(critic.module)
     model["decoder"].config._attn_implementation = "eager"
@@ -121,8 +142,7 @@ def test_gae_through_the_trainer(gamma: float, lam: float) -> None:
         batch["values"], padded_values(critic, batch)[0].detach(), atol=_TOLERANCE, rtol=_TOLERANCE
     )
     assert not batch["values"].requires_grad
-    add_rewards(batch, None, config)  # type: ignore[arg-type]
-    add_advantages(batch, config)
+    add_scores_and_advantages(batch, config)
     advantages, returns = loop_gae(batch, gamma, lam)
     torch.testing.assert_close(batch["returns"], returns, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(batch["advantages"], advantages, atol=1e-9, rtol=1e-9)
@@ -218,6 +238,26 @@ def test_shuffling_is_by_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({tuple(uids) for uids in shuffled}) > 1
 
 
+def test_a_run_cuts_the_critics_updates_as_its_configuration_says(
+    run_overrides: Overrides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = ("critic.ppo_mini_batch_size=1", "critic.ppo_epochs=2", "critic.shuffle=true")
+    config = load_config(overrides=run_overrides(*PPO, *updates, "trainer.seed=3"))
+    batch, _ = prepared(config)
+    for name in list(batch.tensors):
+        batch[name] = batch[name].float()
+    uids: list[str] = []
+    with opened(config) as run:
+        assert isinstance(run.critic, ValueCritic)
+        scorer = run.critic.model.scorer
+        values = scorer.values
+        monkeypatch.setattr(scorer, "values", lambda part: uids.append(part.groups[0].prompt.uid) or values(part))
+        run.critic.update(batch, batch.groups, 2)
+    cuts = [Cut.of_critic(config.critic, seed) for seed in (3, 1)]
+    expected, other = ([part.groups[0].prompt.uid for part in mini_batches(batch, cut, Alone(), 2)] for cut in cuts)
+    assert uids == expected != other
+
+
 def test_a_batch_without_a_written_token_moves_nothing() -> None:
     config = settings()
     groups = random_groups(0)[:1]
@@ -226,8 +266,7 @@ def test_a_batch_without_a_written_token_moves_nothing() -> None:
     batch, critic = GroupBatch.from_groups(groups), tiny_critic(config)
     before = copy.deepcopy(critic.module.state_dict())
     add_values(batch, critic, config)
-    add_rewards(batch, None, config)  # type: ignore[arg-type]
-    add_advantages(batch, config)
+    add_scores_and_advantages(batch, config)
     assert to_floats(update_critic(batch, critic, config, step=1)) == {"critic/lr": 1e-3}
     assert all(torch.equal(weight, before[name]) for name, weight in critic.module.state_dict().items())
 
@@ -281,7 +320,7 @@ def test_resume_is_bit_exact_with_a_critic_and_adaptive_kl(stop: int, run_overri
         for end in ends:
             ending = (f"trainer.total_training_steps={end}", f"trainer.default_local_dir={tmp_path / name}")
             run = train(load_config(overrides=run_overrides(*PPO, *divergence, *updates, *ending)))
-        coefficients[name] = run.kl_controller.value
+        coefficients[name] = run.parts["kl_controller"].state(run.step)["kl_controller"]["value"]
     assert coefficients["parts"] == coefficients["whole"] != 0.05
     whole, parts = (checkpoint_tensors(tmp_path / name, 4) for name in ("whole", "parts"))
     assert {name.partition("/")[0] for name in whole} == {"actor", "actor_optim", "critic", "critic_optim", "rng"}
@@ -300,8 +339,8 @@ def test_divergence_in_the_reward_lies_on_every_token() -> None:
         draws = torch.rand(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         batch[name] = -draws * mask
     controller = AdaptiveKLController(init_kl_coef=0.5, target_kl=0.01, horizon=100)
-    stats = to_floats(add_rewards(batch, controller, config))
-    add_advantages(batch, config)
+    stats = to_floats(add_rewards(batch, controller, config.algorithm, Alone()))
+    add_advantages(batch, config.algorithm, Alone())
     divergence = 0.5 * (batch["old_log_probs"] - batch["ref_log_prob"]) ** 2
     rewards = batch["token_level_scores"] * (mask.cumsum(-1) > 0) - 0.5 * divergence
     torch.testing.assert_close(batch["returns"], rewards.flip(-1).cumsum(-1).flip(-1) * mask)
@@ -328,8 +367,8 @@ def test_a_checkpoint_without_a_critic_is_refused_and_one_too_many_is_said(
 def test_a_critic_of_its_own_model(run_overrides: Overrides, tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path / "other", hidden_size=16, num_layers=1, num_heads=2, max_positions=128, seed=5)
     run = train(load_config(overrides=run_overrides(*PPO, f"critic.model.path={folder}")))
-    assert run.critic is not None
-    assert run.critic.module["decoder"].config.hidden_size == 16
+    assert isinstance(run.critic, ValueCritic)
+    assert run.critic.model.module["decoder"].config.hidden_size == 16
     assert run.actor.policy.model.config.hidden_size == 32
 
 

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,10 +19,14 @@ from gspo.checkpoint import load_checkpoint
 from gspo.config import load_config
 from gspo.groups import Group, Prompt, Response
 from gspo.models import Scorer
+from gspo.observe import PhaseClock
 from gspo.trainer import train
-from gspo.trainer.critic import Critic
-from gspo.trainer.discriminator import teacher_control
-from gspo.trainer.pairs import teachers_by_prompt
+from gspo.trainer.batching import Cut
+from gspo.trainer.gad.discriminator import Discriminator
+from gspo.trainer.gad.pairs import teachers_by_prompt
+from gspo.trainer.gad.schedule import Stages
+from gspo.trainer.trained import TrainedScorer
+from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 GAD = (
@@ -42,9 +47,9 @@ def row(number: int, prompt: tuple[int, ...], teacher: Response | None) -> Group
     return Group(Prompt(f"f:{number}", prompt, "", ""), [said(5)], teacher)
 
 
-def plain_decoder(critic: Critic) -> Any:
+def plain_decoder(critic: TrainedScorer) -> Any:
     """The discriminator's decoder with its own attention, for sequences that stand alone."""
-    decoder: Any = copy.deepcopy(critic.module)["decoder"]
+    decoder: Any = copy.deepcopy(critic.scorer.model)["decoder"]
     decoder.config._attn_implementation = "eager"
     return decoder
 
@@ -74,8 +79,20 @@ def test_rows_of_one_prompt_come_together() -> None:
 def test_one_teacher_against_another(micro_batch: str) -> None:
     config = load_config(overrides=["critic.enable=true", f"critic.ppo_micro_batch_size_per_gpu={micro_batch}"])
     torch.manual_seed(5)
-    critic = Critic(Scorer(tiny_model("llama"), head_std=0.3), config.critic.optim, total_steps=10)
-    model, decoder = critic.module, plain_decoder(critic)
+    critic = TrainedScorer(Scorer(tiny_model("llama"), head_std=0.3), config.critic.optim, total_steps=10)
+    discriminator = Discriminator(
+        critic,
+        config.critic.discriminator,
+        weight=1.0,
+        cut=Cut.of_critic(config.critic, config.trainer.seed),
+        stages=Stages(0, 0),
+        tokenizer=cast("Any", SimpleNamespace(eos_token_id=None)),
+        max_response_length=8,
+        clock=PhaseClock(),
+        world=Alone(),
+    )
+    model: Any = critic.module
+    decoder = plain_decoder(critic)
     pairs = []
     for prompt, texts in (([1, 2], ([7, 8], [10, 11, 12], [14])), ([5], ([6], [13, 6]))):
         scores = []
@@ -85,12 +102,12 @@ def test_one_teacher_against_another(micro_batch: str) -> None:
                 hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
                 scores.append(float(hidden @ model["head"].weight[0] + model["head"].bias[0]))
         pairs += list(combinations(scores, 2))
-    found = to_floats(teacher_control(GROUPS, critic, config, prefix="v"))
+    found = to_floats(discriminator.teacher_control(GROUPS, prefix="v"))
     assert found == {
         "v/teacher_teacher_acc": sum(first > second for first, second in pairs) / 4,
         "v/teacher_teacher_gap": pytest.approx(sum(abs(first - second) for first, second in pairs) / 4, abs=2e-5),
     }
-    assert teacher_control(GROUPS[:2], critic, config, prefix="v") == {}
+    assert discriminator.teacher_control(GROUPS[:2], prefix="v") == {}
 
 
 def test_a_frozen_discriminator_is_measured_and_stays(run_overrides: Overrides, tmp_path: Path) -> None:

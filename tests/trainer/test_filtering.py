@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +13,8 @@ from gspo.algorithms.stats import Mean, Stat, to_floats
 from gspo.config import Config, ConfigError, load_config, require_supported
 from gspo.groups import Group, Outcome, Prompt, Response
 from gspo.trainer import train
-from gspo.trainer.filtering import sample_useful, spreads
+from gspo.trainer.collector import FilteringCollector, spreads
+from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 
@@ -41,16 +43,25 @@ def run_sampling(
     batches: list[list[Group]], config: Config, batches_per_epoch: int = 100
 ) -> tuple[list[str], dict[str, float], list[set[str]], list[str]]:
     """(uids kept, figures, what each batch was told to leave out, notices)"""
-    left, asked, said = iter(batches), [], list[str]()
+    left, asked, said = iter(batches), list[Any](), list[str]()
+    wanted = config.data.train_batch_size
 
-    def collect(seen: set[str]) -> list[Group]:
-        asked.append(seen)
-        return next(left)
+    class Collector:
+        def sample(self, step: int, seen: Container[str] = (), first_place: int = 0) -> list[Group]:
+            assert step == 7
+            assert first_place == len(asked) * wanted
+            asked.append(seen)
+            groups = next(left)
+            for place, group in enumerate(groups, first_place):
+                group.place = place
+            return groups
 
-    def score(groups: Sequence[Group]) -> dict[str, Stat]:
-        return {"reward/calls": Mean(1.0, float(len(groups)))}
+        def score(self, groups: Sequence[Group]) -> dict[str, Stat]:
+            return {"reward/calls": Mean(1.0, float(len(groups)))}
 
-    groups, stats = sample_useful(collect, score, config, batches_per_epoch, said.append)
+    settings = config.algorithm.filter_groups
+    filtering = FilteringCollector(cast("Any", Collector()), settings, wanted, batches_per_epoch, said.append, Alone())
+    groups, stats = filtering.collect(step=7)
     return [group.prompt.uid for group in groups], to_floats(stats), asked, said
 
 

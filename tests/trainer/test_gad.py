@@ -7,14 +7,15 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from models_helpers import random_groups, tiny_model
 from torch import Tensor
 
-import gspo.trainer.loop as loop
+import gspo.trainer.preparation as preparation
 from gspo.algorithms.stats import to_floats
 from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.config import Config, load_config
@@ -22,11 +23,17 @@ from gspo.data import DataError
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Scorer, load_tokenizer
 from gspo.models.scratch import make_model_folder
+from gspo.observe import PhaseClock
 from gspo.trainer import train
-from gspo.trainer.answers import add_teachers, answer_response
-from gspo.trainer.critic import Critic
-from gspo.trainer.discriminator import add_discriminator_rewards, pair_figures, update_discriminator
-from gspo.trainer.gad import Stage, Stages
+from gspo.trainer.assembly import Kind
+from gspo.trainer.batching import Cut
+from gspo.trainer.gad.discriminator import Discriminator
+from gspo.trainer.gad.schedule import Stage, Stages
+from gspo.trainer.policy_update import PolicyUpdate
+from gspo.trainer.preparation import HeldReference
+from gspo.trainer.supervised import add_teachers, answer_response
+from gspo.trainer.trained import TrainedScorer
+from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 GAD = (
@@ -58,9 +65,23 @@ def taught_groups(seed: int = 0, num_groups: int = 4) -> list[Group]:
     return groups
 
 
-def tiny_discriminator(config: Config) -> Critic:
+def tiny_discriminator(config: Config) -> Discriminator:
     torch.manual_seed(5)
-    return Critic(Scorer(tiny_model("llama"), head_std=0.3), config.critic.optim, total_steps=10)
+    return Discriminator(
+        TrainedScorer(Scorer(tiny_model("llama"), head_std=0.3), config.critic.optim, total_steps=10),
+        config.critic.discriminator,
+        weight=config.reward.discriminator_weight,
+        cut=Cut.of_critic(config.critic, config.trainer.seed),
+        stages=Stages(0, 0),
+        tokenizer=cast("Any", SimpleNamespace(eos_token_id=None)),  # no prompt here brings a text to be read
+        max_response_length=config.data.max_response_length,
+        clock=PhaseClock(),
+        world=Alone(),
+    )
+
+
+def update(discriminator: Discriminator, groups: list[Group]) -> dict[str, float]:
+    return to_floats(discriminator.update(GroupBatch.from_groups(groups), groups, step=1))
 
 
 def lone_score(model: Any, group: Group, response: Response) -> Tensor:
@@ -70,8 +91,8 @@ def lone_score(model: Any, group: Group, response: Response) -> Tensor:
     return hidden @ model["head"].weight[0] + model["head"].bias[0]
 
 
-def plain_copy(critic: Critic) -> Any:
-    model = copy.deepcopy(critic.module)
+def plain_copy(discriminator: Discriminator) -> Any:
+    model: Any = copy.deepcopy(discriminator.model.module)
     model["decoder"].config._attn_implementation = "eager"
     model.zero_grad()
     return model
@@ -87,11 +108,11 @@ def test_the_update_against_separate_forwards(
 ) -> None:
     config = settings(*(f"critic.discriminator.{n}={v}" for n, v in zip(_NAMES, options, strict=True)))
     groups = taught_groups()
-    critic = tiny_discriminator(config)
-    add_discriminator_rewards(groups, critic, config)
-    model = plain_copy(critic)
-    monkeypatch.setattr(critic, "step", dict)
-    found = to_floats(update_discriminator(GroupBatch.from_groups(groups), critic, config, step=1))
+    discriminator = tiny_discriminator(config)
+    discriminator.score(groups)
+    model = plain_copy(discriminator)
+    monkeypatch.setattr(discriminator.model, "step", dict)
+    found = update(discriminator, groups)
 
     temperature, margin, score_l2, smoothing = options
     losses, right, students, teachers = [], [], [], []
@@ -116,7 +137,7 @@ def test_the_update_against_separate_forwards(
     assert found["critic/student_value_mean"] == pytest.approx(sum(students) / count, abs=_TOLERANCE)
     assert found["critic/teacher_value_mean"] == pytest.approx(sum(teachers) / count, abs=_TOLERANCE)
     assert found["critic/margin"] == pytest.approx((sum(teachers) - sum(students)) / count, abs=2 * _TOLERANCE)
-    ours = {name: p.grad for name, p in critic.module.named_parameters() if p.grad is not None}
+    ours = {name: p.grad for name, p in discriminator.model.module.named_parameters() if p.grad is not None}
     theirs = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert ours.keys() == theirs.keys()
     for name, grad in theirs.items():
@@ -127,12 +148,12 @@ def test_the_update_against_separate_forwards(
 def test_any_micro_batch_split_gives_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
     def captured(*overrides: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         config, groups = settings(*overrides), taught_groups(3)
-        critic = tiny_discriminator(config)
-        add_discriminator_rewards(groups, critic, config)
-        monkeypatch.setattr(critic, "step", dict)
-        stats = update_discriminator(GroupBatch.from_groups(groups), critic, config, step=1)
-        grads = {name: p.grad for name, p in critic.module.named_parameters() if p.grad is not None}
-        return to_floats(stats) | {"reward": sum(r.reward or 0.0 for g in groups for r in g.responses)}, grads
+        discriminator = tiny_discriminator(config)
+        discriminator.score(groups)
+        monkeypatch.setattr(discriminator.model, "step", dict)
+        stats = update(discriminator, groups)
+        grads = {name: p.grad for name, p in discriminator.model.module.named_parameters() if p.grad is not None}
+        return stats | {"reward": sum(r.reward or 0.0 for g in groups for r in g.responses)}, grads
 
     whole, expected = captured()
     for split in ("ppo_max_token_len_per_gpu=20", "ppo_micro_batch_size_per_gpu=1", "ppo_micro_batch_size_per_gpu=3"):
@@ -145,13 +166,14 @@ def test_any_micro_batch_split_gives_the_same_update(monkeypatch: pytest.MonkeyP
 
 def test_pair_figures_are_measured_and_not_learned() -> None:
     config, groups = settings(), taught_groups()
-    critic = tiny_discriminator(config)
-    before = copy.deepcopy(critic.module.state_dict())
-    held_out = to_floats(pair_figures(groups, critic, config))
-    assert all(torch.equal(weight, before[name]) for name, weight in critic.module.state_dict().items())
-    assert all(p.grad is None for p in critic.module.parameters())
-    add_discriminator_rewards(groups, critic, config)
-    updated = to_floats(update_discriminator(GroupBatch.from_groups(groups), critic, config, step=1))
+    discriminator = tiny_discriminator(config)
+    module = discriminator.model.module
+    before = copy.deepcopy(module.state_dict())
+    held_out = to_floats(discriminator.pair_figures(groups))
+    assert all(torch.equal(weight, before[name]) for name, weight in module.state_dict().items())
+    assert all(p.grad is None for p in module.parameters())
+    discriminator.score(groups)
+    updated = update(discriminator, groups)
     assert held_out == pytest.approx({name: updated[name] for name in held_out}, abs=1e-6)
     assert set(held_out) == {
         f"critic/{name}" for name in ("d_loss", "d_acc", "student_value_mean", "teacher_value_mean", "margin")
@@ -161,12 +183,12 @@ def test_pair_figures_are_measured_and_not_learned() -> None:
 def test_the_reward_is_the_lone_score_and_adds_up() -> None:
     config = settings("reward.discriminator_weight=0.5")
     groups = taught_groups(num_groups=2)
-    critic = tiny_discriminator(config)
+    discriminator = tiny_discriminator(config)
     responses = [response for group in groups for response in group.responses]
     responses[0].outcome = Outcome(2.0, {"acc": 1.0}, "x", terms={"math": (4.0, 0.5)})
     responses[1].outcome = Outcome(abstained="why")
-    stats = to_floats(add_discriminator_rewards(groups, critic, config))
-    model = plain_copy(critic)
+    stats = to_floats(discriminator.score(groups))
+    model = plain_copy(discriminator)
     with torch.no_grad():
         scores = [float(lone_score(model, group, r)) for group in groups for r in group.responses]
     rewards = [response.reward for response in responses]
@@ -178,24 +200,29 @@ def test_the_reward_is_the_lone_score_and_adds_up() -> None:
     assert (mixed.extras, mixed.answer, mixed.terms["math"]) == ({"acc": 1.0}, "x", (4.0, 0.5))
     assert mixed.terms["discriminator"] == (0.5, pytest.approx(scores[0], abs=_TOLERANCE))
     assert stats == {"reward/discriminator/mean": pytest.approx(sum(scores) / len(scores), abs=_TOLERANCE)}
-    assert add_discriminator_rewards([], critic, config) == {}
+    assert discriminator.score([]) == {}
+
+
+def stages_of(config: Config) -> Stages:
+    return Kind.of(config).stages(config, batches_per_epoch=5)
 
 
 def test_stages_follow_one_another() -> None:
     config = load_config(overrides=[*GAD[:1], "trainer.gad_warmup_epochs=2", "trainer.critic_warmup=3"])
-    stages = Stages.of(config, batches_per_epoch=5)
+    stages = stages_of(config)
     found = [stages.at(step) for step in range(1, 16)]
     assert found == [Stage.WARMUP] * 10 + [Stage.DISCRIMINATOR] * 3 + [Stage.ADVERSARIAL] * 2
     assert stages.summary(20) == (
         "10 steps warmup on the teacher's text, then 3 steps discriminator alone, then 7 steps adversarial"
     )
-    assert Stages.of(load_config(overrides=["trainer.gad_warmup_steps=4"]), 5) == Stages(4, 0)
+    four = load_config(overrides=[*GAD[:1], "trainer.gad_warmup_steps=4"])
+    assert stages_of(four) == Stages.of(four.trainer, batches_per_epoch=5) == Stages(4, 0)
     off = load_config(overrides=["critic.enable=false", "trainer.gad_warmup_epochs=2", "trainer.critic_warmup=3"])
-    assert Stages.of(off, 5) == Stages(0, 0)
+    assert stages_of(off) == Stages(0, 0)
     value_critic = load_config(
         overrides=["algorithm.adv_estimator=gae", "trainer.gad_warmup_epochs=2", "trainer.critic_warmup=3"]
     )
-    assert Stages.of(value_critic, 5) == Stages(0, 3)
+    assert stages_of(value_critic) == Stages(0, 3)
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
@@ -233,9 +260,9 @@ def test_each_stage_trains_what_it_says(
     assert ["actor/pg_loss" in step for step in steps] == [False, False, False, True, True]
     assert steps[1]["train/loss"] < steps[0]["train/loss"]
     # The reference is the student after its warmup, and is kept.
-    assert run.reference is not None
-    assert run.reference_step == 2
-    for name, weight in run.reference.model.state_dict().items():
+    assert isinstance(run.reference, HeldReference)
+    assert run.reference.step == 2
+    for name, weight in run.reference.policy.model.state_dict().items():
         assert torch.equal(weight, saved[2][f"actor/{name}"])
         assert torch.equal(weight, saved[5][f"reference/{name}"])
     assert load_checkpoint(folder / "checkpoints" / "global_step_3").state["stage"] == {
@@ -261,25 +288,26 @@ def test_each_stage_trains_what_it_says(
 def test_a_step_scores_before_it_updates(run_overrides: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, list[float]]] = []
 
-    def watch(name: str) -> None:
-        original = getattr(loop, name)
+    def watch(name: str, owner: Any, attribute: str) -> None:
+        original = getattr(owner, attribute)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            weights = [float(p.detach().double().sum()) for p in critics[0].module.parameters()] if critics else []
-            if name == "add_discriminator_rewards":
-                critics[:] = [arguments[1]]
-                weights = [float(p.detach().double().sum()) for p in arguments[1].module.parameters()]
-                groups.extend(arguments[0])
+            if name == "score":
+                critics[:] = [arguments[0]]
+                groups.extend(arguments[1])
+            weights = [float(p.detach().double().sum()) for p in critics[0].model.module.parameters()]
             calls.append((name, weights))
             return original(*arguments, **named)
 
-        monkeypatch.setattr(loop, name, call)
+        monkeypatch.setattr(owner, attribute, call)
 
-    critics: list[Critic] = []
+    critics: list[Discriminator] = []
     groups: list[Group] = []
-    order = ["add_discriminator_rewards", "add_advantages", "update_discriminator", "update_actor"]
-    for name in order:
-        watch(name)
+    order = ["score", "advantages", "update of the discriminator", "update of the policy"]
+    watch(order[0], Discriminator, "score")
+    watch(order[1], preparation, "add_advantages")
+    watch(order[2], Discriminator, "update")
+    watch(order[3], PolicyUpdate, "update")
     no_warmup = [text for text in GAD if not text.startswith("trainer.")]
     run = train(load_config(overrides=run_overrides(*no_warmup, *NO_FUNCTION, "trainer.total_training_steps=2")))
     assert [name for name, _ in calls] == order * 2
@@ -287,9 +315,12 @@ def test_a_step_scores_before_it_updates(run_overrides: Overrides, monkeypatch: 
     assert scored == advantages == updating != after
     assert calls[4][1] == after  # the next step's rewards are those of the updated discriminator
     assert run.critic is critics[0]
-    stale = [r.reward for group in groups[:4] for r in group.responses]
-    add_discriminator_rewards(groups[:4], critics[0], run.config)
-    fresh = [r.reward for group in groups[:4] for r in group.responses]
+    responses = [r for group in groups[:4] for r in group.responses]
+    stale = [r.reward for r in responses]
+    for response in responses:
+        response.outcome = None
+    critics[0].score(groups[:4])
+    fresh = [r.reward for r in responses]
     assert stale != pytest.approx(fresh, abs=1e-3)
 
 
@@ -312,16 +343,16 @@ def test_killed_and_resumed_in_every_stage_is_never_killed(
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(whole)
-    original = loop.update_discriminator
+    original = Discriminator.update
 
-    def kill(*arguments: Any) -> Any:
-        stats = original(*arguments)
-        if arguments[3] == killed_in:
+    def kill(self: Discriminator, batch: GroupBatch, groups: list[Group], step: int) -> Any:
+        stats = original(self, batch, groups, step)
+        if step == killed_in:
             raise Killed
         return stats
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update_discriminator", kill)
+        patch.setattr(Discriminator, "update", kill)
         with pytest.raises(Killed):
             run(parts)
     run(parts)
@@ -397,9 +428,10 @@ def test_a_discriminator_of_its_own_model(run_overrides: Overrides, tmp_path: Pa
     other = make_model_folder(tmp_path / "other", hidden_size=16, num_layers=1, num_heads=2, max_positions=128)
     small = ("data.teacher_key=answer", "trainer.total_training_steps=1", f"critic.model.path={other}")
     run = train(load_config(overrides=run_overrides(*small, *NO_FUNCTION)))
-    assert run.critic is not None
-    assert run.critic.module["head"].weight.shape == (1, 16)
-    assert run.critic.module["head"].weight.abs().max() > 0
+    assert isinstance(run.critic, Discriminator)
+    head: Any = run.critic.model.scorer.model["head"]
+    assert head.weight.shape == (1, 16)
+    assert head.weight.abs().max() > 0
     assert metrics_of(tmp_path / "run")[0]["training/gad_stage"] == 2
     assert math.isfinite(metrics_of(tmp_path / "run")[0]["critic/grad_norm"])
 

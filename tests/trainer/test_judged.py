@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from gspo.config import load_config
 from gspo.groups import Group, Outcome, Prompt, Response
-from gspo.trainer.advantages import judged
+from gspo.trainer import opened
+from gspo.trainer.advantages import with_rewards
+from gspo.world import Alone
 
 _LEFT_OUT = (Outcome(abstained="no answer"), Outcome(error="timed out"))
 
@@ -14,6 +19,10 @@ def group(*rewards: float | None) -> Group:
     """A response for each reward; None alternates between an abstention and an error."""
     outcomes = [_LEFT_OUT[i % 2] if reward is None else Outcome(reward) for i, reward in enumerate(rewards)]
     return Group(Prompt("f:0", (1,), "", ""), [Response([1], [0.0], "", "stop", outcome=o) for o in outcomes])
+
+
+def judged(groups: list[Group], *, compares_groups: bool = True) -> list[Group]:
+    return with_rewards(groups, compares_groups, Alone())
 
 
 def rewards(groups: list[Group]) -> list[list[float | None]]:
@@ -27,7 +36,15 @@ def test_a_response_left_alone_has_nothing_to_be_compared_with() -> None:
 
 def test_an_advantage_without_groups_keeps_it() -> None:
     groups = [group(1.0, None, 2.0), group(6.0, None), group(None, None)]
-    assert rewards(judged(groups, "gae")) == [[1.0, 2.0], [6.0]]
+    assert rewards(judged(groups, compares_groups=False)) == [[1.0, 2.0], [6.0]]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "compares"), [("grpo", True), ("rloo", True), ("gae", False), ("reinforce_plus_plus", False)]
+)
+def test_which_advantages_compare(estimator: str, compares: bool, run_overrides: Callable[..., list[str]]) -> None:
+    with opened(load_config(overrides=run_overrides(f"algorithm.adv_estimator={estimator}"))) as run:
+        assert run.compares_groups is compares
 
 
 def test_one_response_for_each_prompt_is_kept_as_it_was_asked_for() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from gspo.algorithms import (
     compute_reinforce_plus_plus_outcome_advantage,
@@ -17,14 +16,17 @@ from gspo.algorithms import (
     get_adv_estimator_fn,
 )
 from gspo.algorithms.stats import to_floats
-from gspo.config import load_config
+from gspo.config import Config, load_config
 from gspo.config.schema import ADV_ESTIMATORS, POLICY_LOSSES
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Policy
+from gspo.models import load_tokenizer
 from gspo.rollout import ScriptedEngine
-from gspo.trainer import open_run, train, train_run
-from gspo.trainer.advantages import add_advantages
-from gspo.trainer.stages import correct_rollout, loss_mask, loss_settings
+from gspo.trainer import Given, opened, train, train_run
+from gspo.trainer import advantages as module
+from gspo.trainer.batching import counted
+from gspo.trainer.policy_update import loss_mask, loss_settings
+from gspo.trainer.preparation import correct_rollout
+from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_loss.py"
@@ -47,6 +49,10 @@ def make_batch(rewards: tuple[tuple[float, ...], ...] = ((1, 0, 0.5), (0.25, 0.7
     batch = GroupBatch.from_groups(groups)
     batch["token_level_rewards"] = batch["token_level_scores"]
     return batch
+
+
+def add_advantages(batch: GroupBatch, config: Config) -> None:
+    module.add_advantages(batch, config.algorithm, Alone())
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
@@ -113,10 +119,12 @@ def test_the_numbers_of_the_actor_reach_the_loss() -> None:
     numbers = {"clip_ratio": 0.1, "clip_ratio_low": 0.15, "clip_ratio_high": 0.3, "clip_ratio_c": 4.0}
     settings = [f"{actor}.{name}={value}" for name, value in numbers.items()]
     own = ["loss_scale_factor=7", "policy_loss.tau_pos=2.5", "policy_loss.tau_neg=3.5"]
-    found = loss_settings(load_config(overrides=[*settings, *(f"{actor}.{text}" for text in own)]), make_batch())
+    config = load_config(overrides=[*settings, *(f"{actor}.{text}" for text in own)])
+    found = loss_settings(config.actor_rollout_ref.actor, counted(loss_mask(make_batch()), Alone()))
     assert {name: getattr(found, name) for name in numbers} == numbers
     assert (found.loss_scale_factor, found.tau_pos, found.tau_neg) == (7, 2.5, 3.5)
     assert {name: float(value) for name, value in found.global_batch_info.items()} == {
+        "dp_size": 1,
         "batch_num_tokens": 12,
         "global_batch_size": 5,
     }
@@ -164,7 +172,7 @@ def test_rollout_correction_leaves_a_mask_and_weights() -> None:
     config = load_config(
         overrides=[f"{CORRECTION}.{k}={v}" for k, v in settings.items()] + [f"{CORRECTION}.rollout_rs_threshold=2.5"]
     )
-    stats = to_floats(correct_rollout(batch, config))
+    stats = to_floats(correct_rollout(batch, config.algorithm.rollout_correction))
     _, _, expected = compute_rollout_correction_and_rejection_mask(
         batch["old_log_probs"], batch["rollout_log_probs"], batch["response_mask"], **settings, rollout_rs_threshold=2.5
     )
@@ -173,8 +181,9 @@ def test_rollout_correction_leaves_a_mask_and_weights() -> None:
     assert batch["rollout_is_weights"][1].tolist() == [1.0, 1.0, 1.0]
     assert loss_mask(batch).sum(-1).tolist() == [0, 3, 2, 2, 3]
     assert batch["response_mask"].sum(-1).tolist() == [2, 3, 2, 2, 3]
-    normalisers = loss_settings(config, batch).global_batch_info
+    normalisers = loss_settings(config.actor_rollout_ref.actor, counted(loss_mask(batch), Alone())).global_batch_info
     assert {name: float(value) for name, value in normalisers.items()} == {
+        "dp_size": 1,
         "batch_num_tokens": 10,
         "global_batch_size": 4,
     }
@@ -182,7 +191,7 @@ def test_rollout_correction_leaves_a_mask_and_weights() -> None:
 
 def test_without_a_correction_nothing_is_left() -> None:
     batch = corrected_batch()
-    assert correct_rollout(batch, load_config()) == {}
+    assert correct_rollout(batch, load_config().algorithm.rollout_correction) == {}
     assert loss_mask(batch) is batch["response_mask"]
     assert "rollout_is_weights" not in batch.tensors
 
@@ -211,19 +220,19 @@ def test_a_correction_of_an_engine_that_agrees_changes_nothing(run_overrides: Ov
     assert metrics["rollout_corr/kl"] == pytest.approx(0, abs=1e-4)
 
 
-def scripted_engine(_: Policy, tokenizer: PreTrainedTokenizerBase, **__: int) -> ScriptedEngine:
+def scripted_engine(model: Path) -> ScriptedEngine:
     """Answers of different lengths, and so of different rewards, each token with log-probability 0."""
-    return ScriptedEngine(lambda prompt, i, step: [5 + i] * (i + 2), tokenizer)  # noqa: ARG005
+    return ScriptedEngine(lambda prompt, i, step: [5 + i] * (i + 2), load_tokenizer(str(model)))  # noqa: ARG005
 
 
 @pytest.mark.parametrize(("threshold", "rejected"), [(2.0, 1.0), (1e6, 0.0)])
 def test_an_engine_that_is_rejected_altogether_trains_nothing(
-    threshold: float, rejected: float, run_overrides: Overrides, tmp_path: Path
+    threshold: float, rejected: float, run_overrides: Overrides, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     """The trainer finds each token about a hundred times less likely than the engine says."""
     settings = (f"{CORRECTION}.rollout_rs=token_k1", f"{CORRECTION}.rollout_rs_threshold={threshold}")
     config = load_config(overrides=run_overrides("trainer.total_training_steps=1", *settings))
-    with open_run(config, make_engine=scripted_engine) as run:
+    with opened(config, Given(engine=scripted_engine(tiny_model_folder))) as run:
         before = {name: weight.clone() for name, weight in run.actor.policy.model.state_dict().items()}
         train_run(run)
     metrics = last_metrics(tmp_path / "run")

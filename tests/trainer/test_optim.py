@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from gspo.config.schema import ActorOptimConfig
-from gspo.trainer.optim import clip_and_step, make_optimizer
-from gspo.trainer.trained import Trained
+from gspo.trainer.trained import Trained, clip_and_step, make_optimizer
 
 _TOTAL = 10
 

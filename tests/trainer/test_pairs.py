@@ -7,7 +7,7 @@ import torch
 
 from gspo.algorithms.stats import to_floats
 from gspo.groups import Group, Prompt, Response
-from gspo.trainer.pairs import overlap_metrics, pair_accuracy, pair_metrics, teacher_metrics
+from gspo.trainer.gad.pairs import overlap_metrics, pair_accuracy, pair_metrics, teacher_metrics
 
 END = 9
 
@@ -32,7 +32,7 @@ def group(teacher: Response | None, *students: Response) -> Group:
     ],
 )
 def test_one_number_as_a_judge(student: list[int], teacher: list[int], expected: float) -> None:
-    assert pair_accuracy(torch.tensor(student), torch.tensor(teacher)) == expected
+    assert float(pair_accuracy(torch.tensor(student), torch.tensor(teacher))) == expected
 
 
 def test_length_and_end_over_all_pairs() -> None:

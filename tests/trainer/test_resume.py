@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-import gspo.trainer.loop as loop
 from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.config import load_config
+from gspo.groups import GroupBatch
 from gspo.models.scratch import make_model_folder
 from gspo.trainer import train
 from gspo.trainer.folder import hold
+from gspo.trainer.policy_update import PolicyUpdate
 
 _STEPS = 5  # of two batches an epoch
 _SETTINGS = (
@@ -64,15 +65,15 @@ def whole(whole_folder: Path, run: Callable[..., None]) -> Path:
 @pytest.fixture
 def kill_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Ends the run in that step, after its rollouts; a step of 0 lets runs be again."""
-    original = loop.update_actor
+    original = PolicyUpdate.update
 
-    def kill(step: int) -> None:
-        def update_actor(*arguments: Any, **named: Any) -> Any:
-            if arguments[3] == step:
+    def kill(killed_in: int) -> None:
+        def update(self: PolicyUpdate, batch: GroupBatch, step: int, with_entropy: bool = True) -> Any:
+            if step == killed_in:
                 raise Killed
-            return original(*arguments, **named)
+            return original(self, batch, step, with_entropy)
 
-        monkeypatch.setattr(loop, "update_actor", update_actor)
+        monkeypatch.setattr(PolicyUpdate, "update", update)
 
     return kill
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from models_helpers import tiny_model
-from test_update import CapturingActor, configured, make_batch
+from test_update import CapturingActor, configured, make_batch, update_actor
 from torch import Tensor
 
 from gspo.algorithms.registry import POLICY_LOSS_REGISTRY
@@ -18,10 +18,10 @@ from gspo.algorithms.stats import to_floats
 from gspo.config import ConfigError, load_config
 from gspo.groups import GroupBatch
 from gspo.models import Policy
-from gspo.trainer import stages, train
-from gspo.trainer.stages import update_actor
+from gspo.trainer import preparation, train
 
 Overrides = Callable[..., list[str]]
+SKIPS = "actor_rollout_ref.actor.skip_zero_advantages=true"
 STEPS = ("trainer.total_training_steps=3", "trainer.val_before_train=false")
 
 
@@ -31,16 +31,14 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the passes for old log-probabilities."""
-    from gspo.trainer import old_log_probs
-
     counted: list[int] = []
-    original = stages.add_log_probs
+    original = preparation.add_log_probs
 
     def count(batch: GroupBatch, *arguments: Any) -> Any:
         counted.append(len(batch))
         return original(batch, *arguments)
 
-    monkeypatch.setattr(old_log_probs, "add_log_probs", count)
+    monkeypatch.setattr(preparation, "add_log_probs", count)
     return counted
 
 
@@ -137,7 +135,7 @@ def test_groups_without_an_advantage_are_not_run_and_the_update_is_the_same(
 
 def test_a_batch_without_any_advantage_is_an_optimizer_step_of_no_gradient() -> None:
     model = tiny_model("llama")
-    config = configured("actor_rollout_ref.actor.policy_loss.loss_mode=gspo")
+    config = configured("actor_rollout_ref.actor.policy_loss.loss_mode=gspo", SKIPS)
     batch = make_batch(model)
     batch["advantages"] = torch.zeros_like(batch["advantages"])
     actor = CapturingActor(model, config)
@@ -158,7 +156,7 @@ def test_every_group_is_run_where_another_term_reads_it(term: str, monkeypatch: 
         monkeypatch.setitem(POLICY_LOSS_REGISTRY, "vanilla", own)
         term = "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"
     model = tiny_model("llama")
-    config = configured(term)
+    config = configured(term, SKIPS)
     batch = half_silent(make_batch(model))
     seen: list[int] = []
     original = Policy.log_probs_and_values

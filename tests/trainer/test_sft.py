@@ -13,11 +13,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-import gspo.trainer.sft as module
 from gspo.checkpoint import load_checkpoint
 from gspo.cli import main
 from gspo.config import load_config
 from gspo.models import load_tokenizer
+from gspo.trainer import sft as module
 from gspo.trainer.sft import answer_response, sft
 
 Overrides = Callable[..., list[str]]
@@ -115,18 +115,19 @@ def test_killed_and_resumed_is_never_killed(
         "actor_rollout_ref.actor.optim.lr_scheduler_type=linear",
     )
     whole = start(f"trainer.default_local_dir={tmp_path}/whole", *settings)
-    original, steps = module._update, []
+    original = module._Supervised.take_step
 
-    def update(*arguments: Any) -> Any:
-        steps.append(1)
-        if len(steps) == killed_in:
+    def take_step(self: Any, step: int) -> Any:
+        taken = original(self, step)  # what it changed is lost
+        if step == killed_in:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return taken
 
-    monkeypatch.setattr(module, "_update", update)
-    with pytest.raises(KeyboardInterrupt):
-        start(*settings)
-    monkeypatch.setattr(module, "_update", original)
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Supervised, "take_step", take_step)
+        with pytest.raises(KeyboardInterrupt):
+            start(*settings)
+    assert [line["step"] for line in lines(tmp_path / "run")] == list(range(killed_in))
     run = start(*settings)
     assert lines(run) == lines(whole)
     end, expected = (load_checkpoint(folder / "checkpoints" / "global_step_4") for folder in (run, whole))

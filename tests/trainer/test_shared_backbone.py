@@ -16,16 +16,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gspo.algorithms.stats import to_floats
+from gspo.algorithms.stats import Stat, to_floats
 from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.config import Config, ConfigError, load_config, notices, require_supported
 from gspo.groups import GroupBatch, Outcome
-from gspo.models import Policy, policy, scalar_head
+from gspo.models import Backbone, Policy, scalar_head
+from gspo.observe import PhaseClock
 from gspo.trainer import train
-from gspo.trainer.actor import Actor
 from gspo.trainer.advantages import add_advantages, add_rewards
-from gspo.trainer.stages import add_log_probs, update_actor
-from gspo.trainer.value_head import update_value_head
+from gspo.trainer.batching import Cut
+from gspo.trainer.policy_update import PolicyUpdate
+from gspo.trainer.preparation import add_log_probs
+from gspo.trainer.trained import Actor
+from gspo.trainer.value_critic import SharedValueHead
+from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 ACTOR = "actor_rollout_ref.actor"
@@ -46,8 +50,10 @@ class CapturingActor(Actor):
         nn.init.constant_(head.bias, 0.2)
         super().__init__(Policy(model, head), config.actor_rollout_ref.actor.optim, total_steps=10)
         self.gradients: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
 
     def step(self) -> dict[str, Any]:
+        self.rates.append(self.lr)
         self.gradients.append({n: p.grad.clone() for n, p in self.module.named_parameters() if p.grad is not None})
         self.optimizer.zero_grad(set_to_none=True)
         return {}
@@ -61,6 +67,30 @@ def settings(*overrides: str) -> Config:
     return load_config(overrides=[*kept, *overrides])
 
 
+def add_old(batch: GroupBatch, actor: Actor, config: Config) -> None:
+    """Old log-probabilities and values."""
+    rollout = config.actor_rollout_ref.rollout
+    add_log_probs(batch, actor.policy, rollout.temperature, Cut(rollout.log_prob_max_token_len_per_gpu), Alone())
+
+
+def value_head(actor: Actor, config: Config) -> SharedValueHead:
+    cut = Cut.of_actor(config.actor_rollout_ref.actor, config.trainer.seed)
+    return SharedValueHead(actor, config.critic, cut, PhaseClock(), Alone())
+
+
+def update_actor(batch: GroupBatch, actor: Actor, config: Config, step: int) -> dict[str, Stat]:
+    """The policy's updates of one step, in which the head learns."""
+    section, temperature = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.temperature
+    cut = Cut.of_actor(section, config.trainer.seed)
+    head = value_head(actor, config)
+    return PolicyUpdate(actor, section, temperature, cut, PhaseClock(), Alone(), head).update(batch, step)
+
+
+def update_value_head(batch: GroupBatch, actor: Actor, config: Config, step: int) -> dict[str, Stat]:
+    """The head's updates of one step of warmup."""
+    return value_head(actor, config).update_alone(batch, step, with_entropy=False)
+
+
 def prepared(config: Config, seed: int = 0) -> tuple[GroupBatch, CapturingActor]:
     """A batch whose old log-probabilities and values moved a little, as if the model had been updated since."""
     draw, actor = random.Random(seed), CapturingActor(config)
@@ -71,9 +101,9 @@ def prepared(config: Config, seed: int = 0) -> tuple[GroupBatch, CapturingActor]
             if len(response) > 3:  # some tokens that the policy did not write
                 response.loss_mask = [True, *(draw.random() < 0.6 for _ in response.token_ids[2:]), True]
     batch = GroupBatch.from_groups(groups)
-    add_log_probs(batch, actor.policy, config)
-    add_rewards(batch, None, config)  # type: ignore[arg-type]  # no divergence is asked for
-    add_advantages(batch, config)
+    add_old(batch, actor, config)
+    add_rewards(batch, None, config.algorithm, Alone())  # type: ignore[arg-type]  # no divergence is asked for
+    add_advantages(batch, config.algorithm, Alone())
     generator = torch.Generator().manual_seed(seed)
     for name, size in (("old_log_probs", 0.15), ("values", 0.3)):
         noise = size * torch.randn(batch[name].shape, dtype=batch[name].dtype, generator=generator)
@@ -160,9 +190,9 @@ def test_the_update_against_plain_autograd(loss: str) -> None:
 def test_old_values_come_with_old_log_probs_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings()
     batch, actor = prepared(config)
-    passes, forward = [], policy.forward_hidden
-    monkeypatch.setattr(policy, "forward_hidden", lambda *args: passes.append(1) or forward(*args))
-    add_log_probs(batch, actor.policy, config)
+    passes, forward = [], Backbone.forward
+    monkeypatch.setattr(Backbone, "forward", lambda *args: passes.append(1) or forward(*args))
+    add_old(batch, actor, config)
     assert len(passes) == 1
     update_actor(batch, actor, config, step=1)
     assert len(passes) == 2
@@ -188,14 +218,15 @@ def test_any_micro_batch_split_gives_the_same_update(mode: str, warmup: bool) ->
         assert largest_difference(found[split][1], gradients) < _TOLERANCE
 
 
-def test_in_warmup_the_head_alone_has_a_gradient() -> None:
-    config = settings()
+def test_in_warmup_the_head_alone_has_a_gradient_and_the_peak_rate() -> None:
+    config = settings(f"{ACTOR}.optim.lr=1e-3", f"{ACTOR}.optim.lr_warmup_steps=4")
     batch, actor = prepared(config)
     _, values, module = padded_forward(actor, batch)
     (_COEF * two_term_loss(torch.zeros_like(values), values, batch, "ppo")[1]).backward()
     update_value_head(batch, actor, config, step=1)
     expected = {f"value_head.{name}": p.grad for name, p in module["value_head"].named_parameters()}
     assert largest_difference(actor.gradients[0], expected) < _TOLERANCE
+    assert (actor.rates, actor.lr) == ([1e-3], 1e-3 / 4)
 
 
 def test_the_head_is_in_float32_on_a_model_in_bfloat16() -> None:
@@ -222,7 +253,8 @@ def test_warmup_trains_the_head_and_leaves_the_model_to_the_bit(
     steps = ("trainer.total_training_steps=3", "trainer.critic_warmup=2", "trainer.save_freq=1", "trainer.save_hf=true")
     schedule = (f"{ACTOR}.optim.lr_scheduler_type=linear", f"{ACTOR}.optim.weight_decay=0.5")
     run = train(load_config(overrides=run_overrides(*SHARED, *steps, *schedule)))
-    assert run.critic is None
+    assert isinstance(run.critic, SharedValueHead)
+    assert "critic" not in run.parts  # no second model
     first = load_file(tiny_model_folder / "model.safetensors")
     saved = [checkpoint_tensors(tmp_path / "run", step) for step in (1, 2, 3)]
     for step in (0, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,13 +14,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
-from gspo.algorithms.stats import to_floats
+from gspo.algorithms.stats import Stat, to_floats
 from gspo.config import Config, load_config
 from gspo.groups import GroupBatch, Outcome
 from gspo.models import Policy
-from gspo.trainer.actor import Actor
+from gspo.observe import PhaseClock
+from gspo.trainer import opened
 from gspo.trainer.advantages import add_advantages, add_rewards
-from gspo.trainer.stages import add_log_probs, add_reference, mini_batches, update_actor
+from gspo.trainer.batching import Cut, mini_batches
+from gspo.trainer.policy_update import PolicyUpdate
+from gspo.trainer.preparation import HeldReference, add_log_probs
+from gspo.trainer.trained import Actor
+from gspo.world import Alone
 
 _TEMPERATURE = 0.7
 _TOLERANCE = 1e-5  # norms and rotary angles are float32 whatever the model's type
@@ -60,6 +65,13 @@ def configured(*overrides: str) -> Config:
     return load_config(None, None, [*(text for text in base if text.partition("=")[0] not in given), *overrides])
 
 
+def update_actor(batch: GroupBatch, actor: Actor, config: Config, step: int) -> dict[str, Stat]:
+    """The policy's updates of one step, as a run of this configuration makes them."""
+    section, temperature = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.temperature
+    cut = Cut.of_actor(section, config.trainer.seed)
+    return PolicyUpdate(actor, section, temperature, cut, PhaseClock(), Alone()).update(batch, step)
+
+
 def make_batch(model: PreTrainedModel, seed: int = 0, *, with_old: bool = True) -> GroupBatch:
     """Groups with rewards and advantages; old and reference log-probabilities a little off the policy's own."""
     groups = random_groups(seed, _NUM_GROUPS)
@@ -74,7 +86,7 @@ def make_batch(model: PreTrainedModel, seed: int = 0, *, with_old: bool = True) 
         noise = 0.15 * torch.randn(log_probs.shape, generator=generator, dtype=log_probs.dtype)
         batch[name] = ((log_probs.detach() + noise) * batch["response_mask"]).float()
     batch["token_level_rewards"] = batch["token_level_scores"]
-    add_advantages(batch, configured())
+    add_advantages(batch, configured().algorithm, Alone())
     return batch
 
 
@@ -205,7 +217,8 @@ def test_without_old_log_probs_the_policy_is_its_own_old_policy(loss: str) -> No
     model = tiny_model("llama", scale=4.0)
     config = configured(f"actor_rollout_ref.actor.policy_loss={loss}")
     own, given = (make_batch(model, seed=2, with_old=False) for _ in range(2))
-    before = to_floats(add_log_probs(given, Policy(model), config))
+    cut = Cut(config.actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu)
+    before = to_floats(add_log_probs(given, Policy(model), _TEMPERATURE, cut, Alone()))
     actors = [CapturingActor(model, config) for _ in range(2)]
     metrics = [to_floats(update_actor(b, a, config, step=1)) for b, a in zip((own, given), actors, strict=True)]
     assert_same(actors[0].gradients[0], actors[1].gradients[0])
@@ -215,7 +228,8 @@ def test_without_old_log_probs_the_policy_is_its_own_old_policy(loss: str) -> No
 
 
 def orders(config: Config, batch: GroupBatch, step: int) -> list[list[str]]:
-    return [[group.prompt.uid for group in part.groups] for part in mini_batches(batch, config, step)]
+    cut = Cut.of_actor(config.actor_rollout_ref.actor, config.trainer.seed)
+    return [[group.prompt.uid for group in part.groups] for part in mini_batches(batch, cut, Alone(), step)]
 
 
 def test_shuffling_is_a_function_of_seed_step_and_epoch() -> None:
@@ -255,7 +269,7 @@ def test_divergence_in_the_reward() -> None:
         config = configured("algorithm.use_kl_in_reward=true")
         adaptive, fixed = AdaptiveKLController(0.5, target, 1000), FixedKLController(0.5)
         for controller in (adaptive, fixed):
-            metrics = to_floats(add_rewards(batch, controller, config))
+            metrics = to_floats(add_rewards(batch, controller, config.algorithm, Alone()))
             expected = batch["token_level_scores"] - 0.5 * padded(gaps, width)
             torch.testing.assert_close(batch["token_level_rewards"], expected)
             assert metrics["actor/reward_kl_penalty"] == pytest.approx(current, rel=1e-4)
@@ -267,10 +281,43 @@ def test_divergence_in_the_reward() -> None:
 def test_the_reference_is_read_at_the_sampling_temperature() -> None:
     model, reference = tiny_model("llama"), tiny_model("qwen2")
     batch = make_batch(model)
-    config = configured("actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=20")
-    add_reference(batch, Policy(reference), config)
+    held = HeldReference(
+        Policy(reference), Policy(model), _TEMPERATURE, Cut(20), every=None, warm=0, clock=PhaseClock(), world=Alone()
+    )
+    held.add(batch)
     expected, _ = Policy(reference).log_probs(batch, _TEMPERATURE)
     torch.testing.assert_close(batch["ref_log_prob"], expected.float())
+
+
+def test_a_run_takes_temperature_and_order_from_its_configuration(
+    run_overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    updates = (f"{key}.ppo_mini_batch_size=1", f"{key}.ppo_epochs=2", f"{key}.shuffle=true", f"{key}.use_kl_loss=true")
+    further = ("algorithm.rollout_correction.bypass_mode=false", f"{rollout}.temperature={_TEMPERATURE}")
+    config = load_config(overrides=run_overrides(*updates, *further, "trainer.seed=3"))
+    batch = GroupBatch.from_groups(make_batch(tiny_model("llama")).groups)
+    seen: list[list[str]] = []
+    with opened(config) as run:
+        policy, phase = run.actor.policy, run.schedule.at(1)
+        phase.prepare(batch)
+        with torch.no_grad():
+            expected, plain = (policy.log_probs(batch, temperature)[0] for temperature in (_TEMPERATURE, 1.0))
+        assert float((expected - plain).abs().max()) > 0.01
+        for name in ("old_log_probs", "ref_log_prob"):  # the reference is the policy that the run began with
+            torch.testing.assert_close(batch[name], expected)
+        batch["rollout_log_probs"] = expected
+        original = policy.log_probs_and_values
+        monkeypatch.setattr(
+            policy,
+            "log_probs_and_values",
+            lambda part, *arguments, **named: (
+                seen.append([group.prompt.uid for group in part.groups]) or original(part, *arguments, **named)
+            ),
+        )
+        metrics = to_floats(phase.update_policy(batch, 2, True))
+    assert metrics["training/rollout_probs_diff_max"] < 1e-5
+    assert seen == orders(config, batch, 2) != orders(load_config(overrides=run_overrides(*updates)), batch, 2)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted() -> None:

@@ -7,6 +7,7 @@ and values are verl's; a reward counts wherever it stands in its row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def compute_gdpo_outcome_advantage(
     reward_terms: Tensor | None = None,
     reward_weights: Tensor | None = None,
     config: Any = None,  # noqa: ARG001 (verl's signature)
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """GDPO: each reward is normalised within its group, then their weighted sum over the batch (arXiv 2601.05242).
 
@@ -97,6 +99,7 @@ def compute_gdpo_outcome_advantage(
         reward_terms: the rewards that were added up. (sequences, rewards)
         reward_weights: their weights; 0 where a row has no such reward; all 1 if None. (sequences, rewards)
         config: not read.
+        sum_over_ranks: adds a number up over the ranks that hold parts of the batch; None: this is all of it.
     """
     terms = token_level_rewards.sum(dim=-1, keepdim=True) if reward_terms is None else reward_terms
     weights = torch.ones_like(terms) if reward_weights is None else reward_weights
@@ -108,8 +111,19 @@ def compute_gdpo_outcome_advantage(
         if norm_adv_by_std_in_grpo:
             centred = centred / (torch.where(alone, 1.0, group.std) + epsilon)
         total = total + weight * centred
-    batch = group_stats(total, np.zeros(len(total), dtype=np.int64))
-    return _over_tokens(batch.deviation / (batch.std + epsilon), response_mask)
+    deviation, std = _deviation_and_std(total, sum_over_ranks)
+    return _over_tokens(deviation / (std + epsilon), response_mask)
+
+
+def _deviation_and_std(values: Tensor, sum_over_ranks: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Distance from the batch's mean, and the batch's standard deviation (unbiased). (responses,) both"""
+    if sum_over_ranks is None:
+        batch = group_stats(values, np.zeros(len(values), dtype=np.int64))
+        return batch.deviation, batch.std
+    count = sum_over_ranks(torch.tensor(float(len(values)), dtype=torch.float64))
+    deviation = values.double() - sum_over_ranks(values.double().sum()) / count
+    variance = sum_over_ranks(deviation.square().sum()) / (count - 1).clamp(min=1)
+    return deviation.to(values), variance.sqrt().to(values)
 
 
 @register_adv_est(AdvantageEstimator.GRPO_PASSK)
@@ -202,6 +216,7 @@ def compute_reinforce_plus_plus_baseline_outcome_advantage(
     index: np.ndarray,
     epsilon: float = 1e-6,  # noqa: ARG001 (verl's signature)
     config: Any = None,  # noqa: ARG001
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     **kwargs: Any,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """REINFORCE++-baseline: R_i - mean(R), then whitened over all tokens of the batch (arXiv 2501.03262).
@@ -211,5 +226,5 @@ def compute_reinforce_plus_plus_baseline_outcome_advantage(
     scores = token_level_rewards.sum(dim=-1)
     group = group_stats(scores, index)
     tokens, _ = _over_tokens(torch.where(group.count == 1, scores, group.deviation), response_mask)
-    advantages = masked_whiten(tokens, response_mask)
+    advantages = masked_whiten(tokens, response_mask, sum_over_ranks=sum_over_ranks)
     return advantages, advantages

@@ -6,6 +6,7 @@ gradient. A mask without a one gives 0, not NaN.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -51,16 +52,23 @@ def masked_var(values: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     return squares / (mask.bool().sum() - int(unbiased)).clamp(min=1)
 
 
-def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Scales `values` to mean 0 and variance 1 over the mask, 0 elsewhere.
+def masked_whiten(
+    values: Tensor, mask: Tensor, shift_mean: bool = True, sum_over_ranks: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Scales `values` to mean 0 and variance 1 (unbiased) over the mask, 0 elsewhere.
 
     Args:
         values: any shape.
         mask: the same shape.
         shift_mean: whether the mean is taken away; if not, only the scale changes.
+        sum_over_ranks: adds a number up over the ranks that hold parts of the batch; None: this is all of it.
     """
-    mean = masked_mean(values, mask)
-    whitened = (zero_masked(values, mask) - mean) * torch.rsqrt(masked_var(values, mask) + _VARIANCE_EPSILON)
+    total = sum_over_ranks or (lambda part: part)
+    count = total(mask.bool().sum())
+    mean = total(masked_sum(values, mask)) / count.clamp(min=1)
+    centred = zero_masked(values, mask) - mean
+    variance = total(masked_sum(centred.square(), mask)) / (count - 1).clamp(min=1)
+    whitened = centred * torch.rsqrt(variance + _VARIANCE_EPSILON)
     return zero_masked(whitened if shift_mean else whitened + mean, mask)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def compute_gae_advantage_return(
     response_mask: Tensor,
     gamma: float | Tensor,
     lam: float | Tensor,
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (arXiv 1506.02438, eq. 16), over the written tokens only.
 
@@ -35,6 +37,7 @@ def compute_gae_advantage_return(
         response_mask: the same shape.
         gamma: discount.
         lam: lambda.
+        sum_over_ranks: see `masked_whiten`.
 
     Returns:
         (whitened advantages, returns), 0 under the mask.
@@ -49,7 +52,8 @@ def compute_gae_advantage_return(
         next_value = torch.where(written[:, t], values[:, t], next_value)
         backwards.append(advantage)
     advantages = torch.stack(backwards[::-1], dim=1)
-    return masked_whiten(advantages, response_mask), zero_masked(advantages + values, response_mask)
+    whitened = masked_whiten(advantages, response_mask, sum_over_ranks=sum_over_ranks)
+    return whitened, zero_masked(advantages + values, response_mask)
 
 
 @register_adv_est(AdvantageEstimator.REINFORCE_PLUS_PLUS)
@@ -58,6 +62,7 @@ def compute_reinforce_plus_plus_outcome_advantage(
     token_level_rewards: Tensor,
     response_mask: Tensor,
     config: Any = None,
+    sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     **kwargs: Any,  # noqa: ARG001 (verl's signature)
 ) -> tuple[Tensor, Tensor]:
     """REINFORCE++: discounted returns, whitened over all tokens of the batch (arXiv 2501.03262).
@@ -66,6 +71,7 @@ def compute_reinforce_plus_plus_outcome_advantage(
         token_level_rewards: (sequences, tokens).
         response_mask: the same shape; masked tokens neither earn nor discount.
         config: its `gamma` is the discount; 1 where it has none.
+        sum_over_ranks: see `masked_whiten`.
 
     Returns:
         (advantages, returns), 0 under the mask.
@@ -78,4 +84,4 @@ def compute_reinforce_plus_plus_outcome_advantage(
         running = torch.where(written[:, t], token_level_rewards[:, t] + gamma * running, running)
         backwards.append(running)
     returns = zero_masked(torch.stack(backwards[::-1], dim=1), response_mask)
-    return masked_whiten(returns, response_mask), returns
+    return masked_whiten(returns, response_mask, sum_over_ranks=sum_over_ranks), returns

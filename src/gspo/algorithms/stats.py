@@ -1,19 +1,19 @@
 """Metrics as sums and counts, so that micro-batches and ranks reduce to the figure of the whole batch.
 
-An algorithm returns `Mean`, `Max` or `Min`; the trainer merges them over micro-batches and ranks and logs one float.
-They hold tensors, so nothing here waits for the device before `float()` is called.
+An algorithm returns `Mean`, `Max`, `Min` or `Derived`; the trainer merges them over micro-batches and ranks and logs
+one float. They hold tensors, so nothing here waits for the device before `float()` is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-__all__ = ["Max", "Mean", "Min", "Stat", "merge_stats", "to_floats"]
+__all__ = ["Derived", "Max", "Mean", "Min", "Stat", "merge_stats", "to_floats"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,26 @@ class Min:
         return float(self.value)
 
 
-Stat = Mean | Max | Min
+@dataclass(frozen=True)
+class Derived:
+    """A figure of sums that are added up over parts, such as a share of explained variance.
+
+    Attributes:
+        sums: what is added up, one-dimensional.
+        figure: the figure of the whole batch, from its sums.
+    """
+
+    sums: Tensor
+    figure: Callable[[Tensor], float]
+
+    def merge(self, other: Derived) -> Derived:
+        return Derived(self.sums + other.sums, self.figure)
+
+    def __float__(self) -> float:
+        return self.figure(self.sums)
+
+
+Stat = Mean | Max | Min | Derived
 
 
 def merge_stats(parts: Iterable[Mapping[str, Stat]]) -> dict[str, Stat]:

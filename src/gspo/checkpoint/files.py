@@ -17,6 +17,7 @@ __all__ = [
     "DamagedError",
     "check_json",
     "check_tensors",
+    "read_shapes",
     "read_tensors",
     "sync",
     "write_tensors",
@@ -106,3 +107,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
     return tensors | {name: tensors[original] for name, original in aliases.items()}
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a file of `write_tensors`, from its head alone.
+
+    Raises:
+        DamagedError: the file is missing, truncated or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return shapes | {name: shapes[original] for name, original in aliases.items()}

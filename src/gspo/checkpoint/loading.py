@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gspo.checkpoint.files import CheckpointError, DamagedError, check_tensors, read_tensors
+from gspo.checkpoint.files import CheckpointError, DamagedError, check_tensors, read_shapes, read_tensors
 from gspo.checkpoint.manifest import check_manifest
 
 __all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint"]
@@ -71,11 +71,15 @@ class Checkpoint:
     state: dict[str, Any]
     tensors: Mapping[str, dict[str, Tensor]]
 
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of an entry's tensors, read from the head of its file."""
+        return read_shapes(self.path / f"{name}.safetensors")
+
 
 class Latest(NamedTuple):
-    """What `find_latest` found: the folder to resume from, and a line for each checkpoint that it passed over."""
+    """What `find_latest` found: the checkpoint to resume from, and a line for each one that it passed over."""
 
-    path: Path | None
+    checkpoint: Checkpoint | None
     warnings: list[str]
 
 
@@ -162,9 +166,7 @@ def find_latest(run_dir: Path | str) -> Latest:
             warnings.append(f"{pointer} holds {text!r} instead of a step; the newest complete checkpoint is used")
     for _, folder in folders:
         try:
-            load_checkpoint(folder)
+            return Latest(load_checkpoint(folder), warnings)
         except CheckpointError as error:
             warnings.append(f"passed over {folder.name}: {error}")
-        else:
-            return Latest(folder, warnings)
     return Latest(None, warnings)

@@ -14,9 +14,6 @@ __all__ = ["MANIFEST", "check_manifest", "write_manifest"]
 
 MANIFEST = "SHA256SUMS"
 
-# Files that this process has found whole, by (size, time of change): a resume opens its checkpoint several times.
-_found_whole: dict[Path, tuple[int, int]] = {}
-
 
 def write_manifest(folder: Path) -> None:
     """Writes the checksum of every file in the folder and below it; the last file of a checkpoint to be written."""
@@ -39,13 +36,8 @@ def check_manifest(folder: Path) -> None:
         path = folder / name
         if not name or not path.is_file():
             raise DamagedError(f"{path} is missing: put it back" if name else f"{manifest} is damaged")
-        status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-        if _found_whole.get(path) == stamp:
-            continue
         if _digest(path) != digest:
             raise DamagedError(f"{path} is damaged: its sha256 is not the one in {MANIFEST}")
-        _found_whole[path] = stamp
 
 
 def _digest(path: Path) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gspo.config import Config, ConfigError, load_config, require_keys, require_supported
-from gspo.observe.report import FIGURES, Variant, build_comparison, cell, load_run
+from gspo.observe.report import FIGURES, Variant, build_comparison, cell, read_curves
 from gspo.trainer import train
 
 __all__ = ["Job", "compare", "compare_command", "make_jobs", "parse_variant", "results", "summary"]
@@ -122,7 +122,7 @@ def results(jobs: Sequence[Job]) -> list[Variant]:
     found: dict[str, dict[int, Any]] = {}
     for job in jobs:
         if (job.folder / _FINISHED).exists():
-            found.setdefault(job.variant, {})[job.seed] = load_run(job.folder)
+            found.setdefault(job.variant, {})[job.seed] = read_curves(job.folder)
     return [Variant(name, runs) for name, runs in found.items()]
 
 

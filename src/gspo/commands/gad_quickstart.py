@@ -20,14 +20,14 @@ from gspo.config import Config, load_config
 from gspo.data import load_dataset
 from gspo.data.shell_game import ALPHABET, PHRASES, answers_first, write_shell_game
 from gspo.evaluation.accuracy import answer_groups, summarize
+from gspo.models import load_actor_tokenizer, load_policy
 from gspo.models.scratch import make_model_folder
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, SamplingParams
-from gspo.trainer.actor import load_actor_tokenizer, load_policy
-from gspo.trainer.loop import train
+from gspo.trainer import train
+from gspo.trainer.assembly import validation_sampling
 from gspo.trainer.opening import choose_device
 from gspo.trainer.sft import sft
-from gspo.trainer.validation import validation_sampling
 
 __all__ = ["Measured", "further_steps", "gad_config", "gad_quickstart", "measure", "prepare", "sft_config"]
 
@@ -143,12 +143,18 @@ def measure(model: Path, config: Config) -> Measured:
     tokenizer = load_actor_tokenizer(settings)
     data = load_dataset(config.data.val_files, config.data, tokenizer)
     longest = data.longest + config.data.max_response_length
-    policy = load_policy(settings, tokenizer, choose_device(config), longest, train=False)
+    policy = load_policy(settings, tokenizer, choose_device(config.trainer), longest, train=False)
     rollout = config.actor_rollout_ref.rollout
     engine = LocalEngine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=rollout.max_num_seqs)
     greedy = SamplingParams(max_tokens=config.data.max_response_length, temperature=0.0)
     with RewardManager(config.reward, config.custom_reward_function) as rewards:
-        sampled = answer_groups(engine, rewards, data.prompts, validation_sampling(config), n=rollout.val_kwargs.n)
+        sampled = answer_groups(
+            engine,
+            rewards,
+            data.prompts,
+            validation_sampling(rollout, config.data.max_response_length),
+            n=rollout.val_kwargs.n,
+        )
         (likely,) = summarize(answer_groups(engine, rewards, data.prompts, greedy))
     rated = [
         (answers_first(response.text), response.outcome.extras["acc"])

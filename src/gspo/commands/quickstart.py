@@ -21,7 +21,7 @@ from gspo.config import Config, load_config
 from gspo.data.gym_source import write_reasoning_gym
 from gspo.models.scratch import make_model_folder
 from gspo.observe.jsonl import read_jsonl
-from gspo.trainer.loop import train
+from gspo.trainer import train
 from gspo.trainer.sft import sft
 
 __all__ = ["quickstart", "quickstart_config"]

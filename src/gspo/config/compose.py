@@ -17,14 +17,17 @@ from gspo.config.fields import children, leaves, to_dict
 from gspo.config.overrides import apply_overrides
 from gspo.config.resolve import resolve
 from gspo.config.schema import Config
-from gspo.config.settings import Settings
+from gspo.config.settings import Settings, full_key
 from gspo.config.sources import find_source, is_preset, read_source
 
 __all__ = ["load_config"]
 
 
 def load_config(
-    config_path: str | None = None, config_name: str | None = None, overrides: Sequence[str] = ()
+    config_path: str | None = None,
+    config_name: str | None = None,
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Config:
     """The configuration of a run.
 
@@ -32,20 +35,27 @@ def load_config(
         config_path: folder of the YAML file, relative to the working directory.
         config_name: name of a file in it, or of a packaged preset, with or without `.yaml`.
         overrides: `key=value` in Hydra's grammar.
+        settings: keys, or sections of keys, to values of Python; over everything else. A name without a dot is that of
+            the one key that ends in it (`full_key`).
 
     Raises:
         ConfigError: something cannot be used; names the key, where it was set, and the fix.
     """
-    settings, user_set, notes = Settings(), set[str](), []
+    composed, user_set, notes = Settings(), set[str](), []
     if config_name is not None:
         source = find_source(config_name, Path(config_path) if config_path else None)
-        settings = read_source(source, user_set)
+        composed = read_source(source, user_set)
         if config_path and is_preset(source):
             notes.append(f"{config_path} has no {source.name}: the packaged preset {source.stem} is used")
     elif config_path is not None:
         raise ConfigError(f"--config-path {config_path} needs --config-name, the name of a file in it without .yaml")
-    apply_overrides(settings, overrides, user_set)
-    config = _build(settings)
+    apply_overrides(composed, overrides, user_set)
+    given = Settings()
+    for name, value in (settings or {}).items():
+        given.put(full_key(name), value, f"setting {name}")
+    composed.merge(given)
+    user_set |= {*given.values, *given.ignored}
+    config = _build(composed)
     return replace(config, user_set=frozenset(user_set), notes=tuple(notes))
 
 

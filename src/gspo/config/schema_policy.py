@@ -192,7 +192,7 @@ class RolloutConfig(Section):
     KEY: ClassVar[str] = "actor_rollout_ref.rollout"
 
     name: str = option(
-        "local", "Engine that samples; local: batched sampling on the trainer's own weights.", choices=("local",)
+        "local", "Engine that samples; local: batched sampling on the trainer's own weights; or one of yours."
     )
     n: int = option(1, "Responses per prompt: the size of a group. GRPO needs several, better 8 or 16.", at_least=1)
     temperature: float = option(

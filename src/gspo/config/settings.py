@@ -14,7 +14,7 @@ from gspo.config.fields import children, leaves, type_hints
 from gspo.config.schema import Config
 from gspo.config.spelling import canonical, canonical_value, is_namespace, reason_without_effect, refusal
 
-__all__ = ["Settings", "known_keys", "section_keys"]
+__all__ = ["Settings", "full_key", "known_keys", "section_keys"]
 
 
 @cache
@@ -34,6 +34,28 @@ def known_keys() -> dict[str, Any]:
 def section_keys() -> frozenset[str]:
     """The dotted keys of the schema's sections."""
     return frozenset(above for key in known_keys() for above in _above(key))
+
+
+def full_key(name: str) -> str:
+    """The key that a setting's name means: itself with a dot or as a section, else the one key that ends in it.
+
+    Of several, it is the one of `trainer`, else of `data`, else the policy's, before the critic's or the validation's.
+
+    Raises:
+        ConfigError: several keys end in it, or none does.
+    """
+    if "." in name or name in section_keys() or is_namespace(name):
+        return name
+    ends = sorted(key for key in {*known_keys(), *section_keys()} if key.rpartition(".")[2] == name)
+    of_trainer = [key for key in ends if key.startswith("trainer.")]
+    of_run = [key for key in ends if key.startswith(("trainer.", "data."))]
+    of_policy = [key for key in ends if not key.startswith("critic.") and ".val_kwargs." not in key]
+    for found in (ends, of_trainer, of_run, of_policy):
+        if len(found) == 1:
+            return found[0]
+    if ends:
+        raise ConfigError(f"the setting {name} may be {' or '.join(ends)}: write the full key", name)
+    raise _unknown(name, f"setting {name}")
 
 
 def _above(key: str) -> Iterator[str]:

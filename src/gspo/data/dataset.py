@@ -1,4 +1,4 @@
-"""Prompts from files in verl's columns, each row checked and tokenised once.
+"""Prompts from files, or from rows in memory, in verl's columns, each row checked and tokenised once.
 
 Columns: the prompt (`data.prompt_key`; the released GAD data calls it `content`, which is taken where the column
 `prompt` is not there), `data_source` (a file without the column: the file's name), `reward_model` = {style,
@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 from gspo.config.schema_data import DataConfig
+from gspo.data.memory import are_files, table_of
 from gspo.data.messages import render_prompt, to_messages
 from gspo.data.rows import DataError, Table, read_tables
 from gspo.groups import Prompt
@@ -71,35 +71,38 @@ class PromptDataset(Sequence[Prompt]):
 
 
 def load_dataset(
-    files: str | Path | Sequence[str | Path],
+    files: Any,
     config: DataConfig,
     tokenizer: Any,
     *,
     require_teacher: bool = False,
     text_key: str = "teacher_key",
     max_samples: int = -1,
+    label: str = "rows",
 ) -> PromptDataset:
-    """Reads, checks and tokenises the prompts of one or several files.
+    """Reads, checks and tokenises the prompts of one or several files, or of rows that a program holds.
 
     Args:
-        files: .parquet, .json or .jsonl files.
+        files: .parquet, .json or .jsonl files; or a list of dicts, a `datasets.Dataset`, a pandas DataFrame or a
+            pyarrow Table.
         config: the `data` section.
         tokenizer: of transformers.
         require_teacher: every row must have a text to learn from.
         text_key: the key of the `data` section that names this text's column: teacher_key or answer_key.
         max_samples: use the first rows only (over all files); -1 uses all.
+        label: what rows that are no files are called, in messages and in the prompts' uids.
 
     Raises:
         DataError: a file or a row cannot be used, or no prompt is left.
     """
-    tables = read_tables(files, max_samples)
+    tables = read_tables(files, max_samples) if _names_files(files, label) else [table_of(files, label, max_samples)]
     places = [(table, number) for table in tables for number in range(len(table.rows))]
     texts = [_text(table, number, config, tokenizer) for table, number in places]
     token_ids = _tokenise(texts, tokenizer)
     prompts, num_filtered, num_truncated = [], 0, 0
     for (table, number), text, ids in zip(places, texts, token_ids, strict=True):
         if not ids:
-            raise DataError.at(str(table.path), number, "the prompt has no tokens: write a text, or remove the row")
+            raise DataError.at(table.place, number, "the prompt has no tokens: write a text, or remove the row")
         if len(ids) > config.max_prompt_length:
             if config.filter_overlong_prompts:
                 num_filtered += 1
@@ -117,13 +120,18 @@ def load_dataset(
     return PromptDataset(tuple(prompts), len(places), num_filtered, num_truncated, longest)
 
 
+def _names_files(given: Any, label: str) -> bool:
+    """Whether files are given; an empty list is of no files, but of no rows where it has a label of its own."""
+    return are_files(given) and (label == "rows" or isinstance(given, str) or bool(given))
+
+
 def _prompt_column(table: Table, key: str) -> str:
     if key in table.columns:
         return key
     if key == "prompt" and "content" in table.columns:
         return "content"
     raise DataError(
-        f"{table.path} has no column {key!r}; its columns are {', '.join(table.columns)}: "
+        f"{table.place} has no column {key!r}; its columns are {', '.join(table.columns)}: "
         "set data.prompt_key to the prompt's"
     )
 
@@ -134,7 +142,7 @@ def _text(table: Table, number: int, config: DataConfig, tokenizer: Any) -> str:
         messages = to_messages(value, config.system_prompt)
         return render_prompt(messages, tokenizer, config.apply_chat_template_kwargs, config.system_prompt)
     except ValueError as error:
-        raise DataError.at(str(table.path), number, str(error)) from error
+        raise DataError.at(table.place, number, str(error)) from error
 
 
 def _tokenise(texts: list[str], tokenizer: Any) -> list[list[int]]:
@@ -165,7 +173,7 @@ def _truncate(ids: list[int], config: DataConfig, table: Table, number: int) -> 
     if config.truncation == "right":
         return ids[:limit]
     raise DataError.at(
-        str(table.path),
+        table.place,
         number,
         f"the prompt has {len(ids)} tokens, more than data.max_prompt_length={limit}: raise it, or set "
         "data.filter_overlong_prompts=true to leave such prompts out, or data.truncation=left or right to cut them",
@@ -176,7 +184,7 @@ def _prompt(
     table: Table, number: int, config: DataConfig, text: str, ids: list[int], require_teacher: bool, text_key: str
 ) -> Prompt:
     row = table.rows[number]
-    source = row.get("data_source") if "data_source" in table.columns else table.path.stem
+    source = row.get("data_source") if "data_source" in table.columns else table.source
     reward_model, extra_info = row.get("reward_model"), row.get("extra_info")
     teacher = row.get(getattr(config, text_key))
     problem = None
@@ -189,7 +197,7 @@ def _prompt(
     elif require_teacher:
         problem = _teacher_problem(table, config, text_key, teacher)
     if problem:
-        raise DataError.at(str(table.path), number, problem)
+        raise DataError.at(table.place, number, problem)
     return Prompt(
         uid=f"{table.label}:{number}",
         token_ids=tuple(ids),

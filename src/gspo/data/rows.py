@@ -27,19 +27,30 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one file.
+    """The rows of one file, or of an object.
 
     Attributes:
-        path: the file.
-        label: the shortest end of its path that no other file of the same list shares; starts the rows' uids.
+        path: the file; None for rows that a program holds.
+        label: the shortest end of its path that no other file of the same list shares, or what the rows are called;
+            starts the rows' uids.
         columns: the names of the columns.
         rows: one dict for each row; a column may be absent from a row of json.
     """
 
-    path: Path
+    path: Path | None
     label: str
     columns: tuple[str, ...]
     rows: list[dict[str, Any]]
+
+    @property
+    def place(self) -> str:
+        """What errors call it: the file's path, or the label."""
+        return self.label if self.path is None else str(self.path)
+
+    @property
+    def source(self) -> str:
+        """The `data_source` of rows that name none."""
+        return self.label if self.path is None else self.path.stem
 
 
 def read_tables(files: str | Path | Sequence[str | Path], max_rows: int = -1) -> list[Table]:

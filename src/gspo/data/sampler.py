@@ -115,7 +115,7 @@ class PromptSampler:
 
 
 def shard(items: Sequence[Item], rank: int, world: int) -> Sequence[Item]:
-    """The part of `items` that a rank owns: contiguous, in rank order, sizes that differ by one at most.
+    """The part of `items` that a rank owns, dealt out in turn: every mini-batch then has items of every rank.
 
     Raises:
         ValueError: the rank is not in the world, or there are fewer items than ranks.
@@ -126,4 +126,4 @@ def shard(items: Sequence[Item], rank: int, world: int) -> Sequence[Item]:
         raise ValueError(
             f"{len(items)} prompts cannot be shared by {world} ranks: set data.train_batch_size to {world} or more"
         )
-    return items[len(items) * rank // world : len(items) * (rank + 1) // world]
+    return items[rank::world]

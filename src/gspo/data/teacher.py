@@ -119,7 +119,7 @@ def _check(
 ) -> None:
     if target.suffix != ".parquet":
         raise DataError(f"{target} is not a .parquet file: name the file to write, such as {target / 'train.parquet'}")
-    if target.resolve() == table.path.resolve():
+    if table.path is not None and target.resolve() == table.path.resolve():
         raise DataError(f"--out {target} is the file of the prompts: name another")
     if n < 1 or concurrency < 1:
         raise DataError(f"--n is {n} and --concurrency {concurrency}: give 1 or more")
@@ -199,7 +199,7 @@ def _ask_all(
 
 
 def _columns(table: Table) -> pa.Table:
-    if table.path.suffix == ".parquet":
+    if table.path is not None and table.path.suffix == ".parquet":
         return pq.read_table(table.path)
     try:
         arrays = {name: pa.array([row.get(name) for row in table.rows]) for name in table.columns}

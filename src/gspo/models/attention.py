@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from gspo.models.precision import products_of
-
-__all__ = ["IMPLEMENTATION", "AttentionContext", "forward_hidden", "use_project_attention"]
+__all__ = ["IMPLEMENTATION", "AttentionContext", "use_project_attention"]
 
 IMPLEMENTATION = "gspo_shared_prefix"
 
@@ -98,15 +96,3 @@ def use_project_attention(model: PreTrainedModel) -> None:
             "which packed groups need; use a decoder that does (Llama, Qwen, Gemma, Mistral, ...)"
         )
     model.config._attn_implementation = IMPLEMENTATION
-
-
-def forward_hidden(
-    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, context: AttentionContext
-) -> Tensor:
-    """Last hidden states of a model, or of its decoder on its own. (batch, tokens, hidden size)"""
-    with products_of(model):
-        output = model.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False, context=context
-        )
-    hidden: Tensor = output.last_hidden_state
-    return hidden

@@ -18,14 +18,11 @@ import torch
 import torch._dynamo
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
-from transformers import PreTrainedModel
 
 from gspo.models.packing import GroupSpan
 from gspo.models.transfer import to_device
 
-__all__ = ["FlexAttention", "allow_flex_attention", "allows_flex_attention", "serves_flex_attention"]
-
-_NOTE = "_gspo_flex_attention"
+__all__ = ["FlexAttention", "serves_flex_attention"]
 
 # The first generation of GPUs with bfloat16 units, for which the kernel is made.
 _AMPERE = (8, 0)
@@ -35,16 +32,6 @@ _FORMS = 64
 
 # One kernel for rows of any length; short ones would otherwise go to a second, made for decoding.
 _KERNEL_OPTIONS: Any = {"FORCE_USE_FLEX_ATTENTION": True}
-
-
-def allow_flex_attention(model: PreTrainedModel) -> None:
-    """Notes on a model's decoder that its packed rows may run on flex_attention."""
-    setattr(model.get_decoder(), _NOTE, True)
-
-
-def allows_flex_attention(model: PreTrainedModel) -> bool:
-    """Whether that is noted on the decoder of a model, or on a decoder on its own."""
-    return bool(getattr(model.get_decoder(), _NOTE, False))
 
 
 def serves_flex_attention(query: Tensor) -> bool:

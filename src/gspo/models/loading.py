@@ -1,4 +1,4 @@
-"""Loads a causal language model and its tokenizer from a Hugging Face folder or hub name."""
+"""Reads a causal language model and its tokenizer from a Hugging Face folder or hub name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,16 +18,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from gspo.models.cpu.fused import use_fused_kernels as fuse
-from gspo.models.cpu.memory import keep_freed_memory
-from gspo.models.flex_attention import allow_flex_attention
-from gspo.models.precision import mixed_precision as is_mixed
-from gspo.models.precision import use_mixed_precision
+from gspo.models.preparing import dtype_named
 
 __all__ = ["end_token_ids", "load_model", "load_tokenizer"]
 
 _PATH_KEY = "actor_rollout_ref.model.path"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 def load_tokenizer(
@@ -71,39 +65,27 @@ def load_model(
     path: str | None,
     *,
     dtype: str = "float32",
-    device: torch.device | str = "cpu",
     override_config: Mapping[str, Any] | None = None,
-    gradient_checkpointing: bool = False,
     trust_remote_code: bool = False,
     needs_head: bool = True,
-    use_fused_kernels: bool = True,
-    mixed_precision: bool | None = None,
     path_key: str = _PATH_KEY,
 ) -> PreTrainedModel:
-    """The model of a folder or hub name, ready to train: all dropout off, weights checked to be finite.
+    """Reads the model of a folder or hub name, on the CPU; `prepare_model` makes it ready to train.
 
     Args:
         path: folder or hub name.
         dtype: "float32", "bfloat16", "float16" or "float64".
-        device: where it goes.
         override_config: entries of the model's config to replace.
-        gradient_checkpointing: recompute activations in the backward pass.
         trust_remote_code: let the folder's own code run.
         needs_head: whether the output head must be among the weights; not for one that is put in its place.
-        use_fused_kernels: run its layers on faster operations where they serve: this project's own on a CPU in float32,
-            flex_attention on a GPU in bfloat16.
-        mixed_precision: compute its products in bfloat16 whatever its dtype; None: a float32 model does on a GPU that
-            has bfloat16.
         path_key: the configuration's key of `path`, for messages.
 
     Raises:
-        ValueError: nothing can be loaded, an unknown dtype or config entry, a GPU without bfloat16 that should use it,
-            or weights that are missing, of another shape, NaN or infinite.
+        ValueError: nothing can be loaded, an unknown dtype or config entry, or weights that are missing or of another
+            shape.
     """
     path = _existing(path, path_key)
-    if dtype not in _DTYPES:
-        raise ValueError(f"actor_rollout_ref.model.dtype is {dtype!r}; it can be {', '.join(_DTYPES)}")
-    mixed = is_mixed(mixed_precision, _DTYPES[dtype], device)
+    wanted = dtype_named(dtype)
     transformers_logging.disable_progress_bar()  # loading is quick; its bars would cut through the run's own view
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -115,26 +97,7 @@ def load_model(
                 f"actor_rollout_ref.model.override_config.{name}: {type(config).__name__} has no such entry"
             )
         setattr(config, name, value)
-    model = _read_weights(path, config, _DTYPES[dtype], trust_remote_code, needs_head)
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ValueError(
-                f"the model in {path} has NaN or infinite values in {name}: download or export the model again"
-            )
-    _no_dropout(model)
-    if use_fused_kernels:
-        fuse(model)
-        allow_flex_attention(model)
-    if mixed:
-        use_mixed_precision(model)
-    keep_freed_memory()
-    model.eval()
-    if gradient_checkpointing:
-        # renamed within transformers 5
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-        model.train()  # transformers checkpoints in training mode only; no dropout is left for that mode to switch on
-    return model.to(device)
+    return _read_weights(path, config, wanted, trust_remote_code, needs_head)
 
 
 def _read_weights(
@@ -176,15 +139,6 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     named = configured if isinstance(configured, list) else [] if configured is None else [configured]
     return tuple(sorted({tokenizer.eos_token_id, *named}))
-
-
-def _no_dropout(model: PreTrainedModel) -> None:
-    """Log-probabilities of one policy must be one number, so no layer may drop at random."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
 
 
 def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:

@@ -206,5 +206,7 @@ def _part(batch: GroupBatch, parts: list[tuple[Group, int]]) -> GroupBatch:
     groups = [group for group, _ in parts]
     rows = torch.cat([torch.arange(first, first + len(group.responses)) for group, first in parts])
     index = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(g.responses) for g in groups]))
+    if not batch.tensors:
+        return GroupBatch(groups, {}, index.numpy())
     keep = to_device(rows, batch["response_mask"].device)
     return GroupBatch(groups, {name: tensor[keep] for name, tensor in batch.tensors.items()}, index.numpy())

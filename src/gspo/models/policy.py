@@ -7,30 +7,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gspo.groups import Group, GroupBatch, Prompt, Response
-from gspo.models.attention import forward_hidden, use_project_attention
-from gspo.models.flex_attention import allows_flex_attention
-from gspo.models.logits import OutputHead, token_log_probs
-from gspo.models.packing import PackedRow, pack
-from gspo.models.precision import product_dtype
-from gspo.models.prefix_attention import PackedAttention
-from gspo.models.scalar_head import read_numbers
+from gspo.models.attention import use_project_attention
+from gspo.models.backbone import Backbone, Compute, Inputs, Read
+from gspo.models.packing import pack
 
-__all__ = ["Policy", "output_head", "verify_packed_forward"]
+__all__ = ["Policy", "verify_packed_forward"]
 
 # Another order of the same sums differs by about 1e-5 (models compute norms in float32 whatever their dtype); a wrong
 # mask or head differs by far more.
 _PACKING_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 5e-2}
-
-
-def output_head(model: PreTrainedModel) -> OutputHead:
-    """The model's map from last hidden states to logits, with its soft cap and scale."""
-    config = model.config.get_text_config()
-    linear = model.get_output_embeddings()
-    scale = getattr(config, "logit_scale", None) or 1.0
-    divisor = getattr(config, "logits_scaling", None) or 1.0
-    softcap = getattr(config, "final_logit_softcapping", None)
-    bias, packed = getattr(linear, "bias", None), getattr(linear, "packed", None)
-    return OutputHead(linear.weight, bias, softcap, scale / divisor, packed, product_dtype(model))
 
 
 class Policy:
@@ -39,19 +24,36 @@ class Policy:
     Args:
         model: a decoder that uses transformers' attention interface; its attention becomes the shared-prefix one.
         value_head: reads the model's last hidden states as PPO's values (`scalar_head`); it is no part of `model`.
+        compute: how its passes compute, from `prepare_model`; None: in the model's own type.
+
+    Attributes:
+        backbone: through which every pass goes; it holds the model and the value head.
 
     Raises:
         ValueError: the model does not use the attention interface.
     """
 
-    def __init__(self, model: PreTrainedModel, value_head: nn.Linear | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, value_head: nn.Linear | None = None, compute: Compute | None = None
+    ) -> None:
         use_project_attention(model)
         self.model = model
         self.value_head = value_head
+        self.backbone = Backbone(model, value_head, compute)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens that it can write."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """The type of the factors of its matrix products."""
+        return self.backbone.compute.products or self.model.dtype
 
     def log_probs(
         self, batch: GroupBatch, temperature: float = 1.0, *, with_entropy: bool = False
@@ -78,24 +80,19 @@ class Policy:
             three tensors of shape (responses, width), zero where there is no token; the third is None without a value
             head.
         """
-        row, hidden = self._states(batch)
-        log_probs, entropy = token_log_probs(output_head(self.model), hidden, row.targets, temperature, with_entropy)
+        row = pack(batch.groups, device=self.device)
+        read = Read(row.sources, row.targets, temperature, with_entropy, numbers=self.value_head is not None)
+        log_probs, entropy, _, numbers = self.backbone(self.backbone.inputs(row), read)
         shape = batch["response_mask"].shape
-        values = None if self.value_head is None else row.scatter(read_numbers(self.value_head, hidden), shape)
+        values = None if numbers is None else row.scatter(numbers, shape)
         return row.scatter(log_probs, shape), row.scatter(entropy, shape), values
 
     def values(self, batch: GroupBatch) -> Tensor:
         """The values alone, differentiable in the value head and not in the model. (responses, width)"""
-        assert self.value_head is not None
-        with torch.no_grad():
-            row, hidden = self._states(batch)
-        return row.scatter(read_numbers(self.value_head, hidden), batch["response_mask"].shape)
-
-    def _states(self, batch: GroupBatch) -> tuple[PackedRow, Tensor]:
-        """The packed groups, and the last hidden state that each response token is predicted from."""
         row = pack(batch.groups, device=self.device)
-        context = PackedAttention(row.spans, row.position_ids, allows_flex_attention(self.model))
-        return row, forward_hidden(self.model, row.input_ids, row.position_ids, context)[0, row.sources]
+        read = Read(row.sources, numbers=True, frozen_trunk=True)
+        numbers = self.backbone(self.backbone.inputs(row), read).numbers
+        return row.scatter(numbers, batch["response_mask"].shape)
 
 
 @torch.no_grad()
@@ -107,30 +104,23 @@ def verify_packed_forward(policy: Policy) -> float:
     Raises:
         ValueError: they differ by more than rounding.
     """
-    model = policy.model
-    vocabulary = output_head(model).weight.shape[0]
-    tokens = [(7 * i + 3) % vocabulary for i in range(9)]
+    model, backbone = policy.model, policy.backbone
+    tokens = [(7 * i + 3) % policy.vocabulary_size for i in range(9)]
     prompt, responses = tokens[:4], [tokens[4:], tokens[5:7], tokens[6:]]
     group = Group(
         Prompt("check:0", tuple(prompt), "", ""),
         [Response(tokens, [0.0] * len(tokens), "", "stop") for tokens in responses],
     )
-    row, hidden = policy._states(GroupBatch.from_groups([group], scored=False))
-    ours, _ = token_log_probs(output_head(model), hidden, row.targets)
-
-    packed_implementation = model.config._attn_implementation
-    model.config._attn_implementation = "eager"
-    try:
-        plain = []
-        for response in responses:
-            sequence = torch.tensor([prompt + response], device=policy.device)
-            logits = model(input_ids=sequence, use_cache=False).logits[0, len(prompt) - 1 : -1].to(ours.dtype)
-            picked = torch.tensor(response, device=policy.device)[:, None]
-            plain.append(logits.log_softmax(-1).gather(1, picked)[:, 0])
-    finally:
-        model.config._attn_implementation = packed_implementation
+    row = pack([group], device=policy.device)
+    ours = backbone(backbone.inputs(row), Read(row.sources, row.targets)).log_probs
+    plain = []
+    for response in responses:
+        sequence = torch.tensor([prompt + response], device=policy.device)
+        logits = backbone(Inputs(sequence), Read()).logits[0, len(prompt) - 1 : -1].to(ours.dtype)
+        picked = torch.tensor(response, device=policy.device)[:, None]
+        plain.append(logits.log_softmax(-1).gather(1, picked)[:, 0])
     difference = float((ours - torch.cat(plain)).abs().max())
-    tolerance = _PACKING_TOLERANCE[product_dtype(model) or model.dtype]
+    tolerance = _PACKING_TOLERANCE[policy.product_dtype]
     if not difference <= tolerance:
         raise ValueError(
             f"{type(model).__name__}: log-probabilities from packed groups differ from the model's own forward by "

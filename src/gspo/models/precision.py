@@ -4,7 +4,7 @@ A weight in bfloat16 keeps 8 bits, so that an update of less than 1/512 of it is
 products, where a GPU's time goes, run on its bfloat16 units. torch.autocast casts within a decoder's forward pass; the
 output head casts for itself (`logits`): its sums and its softmax stay in float32.
 
-Whether a decoder runs so is noted on the decoder, where every forward pass reads it.
+Whether a model's passes run so is in the `Compute` of its `Backbone`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from gspo.models.cpu.linear import linear
 
 __all__ = [
     "copies_held",
-    "in_full_precision",
     "mixed_precision",
-    "product_dtype",
     "products_of",
-    "use_mixed_precision",
     "wide_product",
 ]
-
-_NOTE = "_gspo_product_dtype"
 
 # PyTorch gives a product of 16-bit factors on a GPU in float32 from 2.8 on.
 _UNROUNDED = "dtype" in torch.ops.aten.mm.overloads()
@@ -55,35 +49,18 @@ def mixed_precision(setting: bool | None, dtype: torch.dtype, device: torch.devi
     return on_gpu and supported and dtype == torch.float32 if setting is None else setting
 
 
-def use_mixed_precision(model: PreTrainedModel) -> None:
-    """Makes every forward pass of `model` compute its products in bfloat16. Its weights stay."""
-    setattr(model.get_decoder(), _NOTE, torch.bfloat16)
+def products_of(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
+    """In which a decoder's forward pass runs on this device, with products of this type (None: of the weights')."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def product_dtype(model: PreTrainedModel) -> torch.dtype | None:
-    """The type of a model's products (or a decoder's on its own), where it is another than that of its weights."""
-    dtype: torch.dtype | None = getattr(model.get_decoder(), _NOTE, None)
-    return dtype
-
-
-def in_full_precision(model: PreTrainedModel) -> bool:
-    """Whether a model's products are in float32 or wider."""
-    return (product_dtype(model) or model.dtype).itemsize >= torch.float32.itemsize
-
-
-def products_of(model: PreTrainedModel) -> AbstractContextManager[object]:
-    """In which a decoder's forward pass runs."""
-    dtype = product_dtype(model)
-    return nullcontext() if dtype is None else torch.autocast(model.device.type, dtype)
-
-
-def copies_held(model: PreTrainedModel) -> AbstractContextManager[object]:
+def copies_held(device: torch.device) -> AbstractContextManager[object]:
     """While open, the weights that a pass has cast stay cast for the next; they must not change meanwhile.
 
     Autocast drops its copies where its outermost context ends, so an outer one that casts nothing keeps them. It makes
     copies of weights that can be trained; others it casts in every pass.
     """
-    return torch.autocast(model.device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False)
 
 
 def wide_product(rows: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gspo.groups import GroupBatch
-from gspo.models.attention import forward_hidden, use_project_attention
-from gspo.models.flex_attention import allows_flex_attention
+from gspo.models.attention import use_project_attention
+from gspo.models.backbone import Backbone, Compute, Read
 from gspo.models.packing import PackedRow, pack
-from gspo.models.prefix_attention import PackedAttention
-from gspo.models.scalar_head import read_numbers, scalar_head
+from gspo.models.scalar_head import scalar_head
 
 __all__ = ["Scorer"]
 
@@ -27,19 +26,22 @@ class Scorer:
         model: a causal language model that uses transformers' attention interface. Its decoder is taken over; its
             output head is not held, and its memory is free once the caller lets go of `model`.
         head_std: standard deviation of the head's first weights, drawn from torch's generator; 0: they are zero.
+        compute: how its passes compute, from `prepare_model`; None: in the model's own type.
 
     Attributes:
+        backbone: through which every pass goes; it holds the decoder and the head.
         model: the modules `decoder` and `head`, for an optimizer and for a checkpoint.
 
     Raises:
         ValueError: the model does not use the attention interface.
     """
 
-    def __init__(self, model: PreTrainedModel, head_std: float = 0.0) -> None:
+    def __init__(self, model: PreTrainedModel, head_std: float = 0.0, compute: Compute | None = None) -> None:
         use_project_attention(model)
-        self._decoder: PreTrainedModel = model.get_decoder()
+        decoder: PreTrainedModel = model.get_decoder()
         self._head = scalar_head(model, head_std)
-        self.model = nn.ModuleDict({"decoder": self._decoder, "head": self._head})
+        self.model = nn.ModuleDict({"decoder": decoder, "head": self._head})
+        self.backbone = Backbone(decoder, self._head, compute)
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +90,5 @@ class Scorer:
 
     def _read(self, row: PackedRow, where: Tensor) -> Tensor:
         """The head's number at these places of the row. (places,)"""
-        context = PackedAttention(row.spans, row.position_ids, allows_flex_attention(self._decoder))
-        hidden = forward_hidden(self._decoder, row.input_ids, row.position_ids, context)[0, where]
-        return read_numbers(self._head, hidden)
+        numbers: Tensor = self.backbone(self.backbone.inputs(row), Read(where, numbers=True)).numbers
+        return numbers

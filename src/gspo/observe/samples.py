@@ -16,7 +16,15 @@ __all__ = ["SampleWriter"]
 class SampleWriter:
     """Writes responses to `samples.jsonl` of a run folder, one line a response."""
 
-    def __init__(self, run_dir: Path, limit: int = 16, resume_step: int | None = None, *, amends: bool = False) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        limit: int = 16,
+        resume_step: int | None = None,
+        *,
+        amends: bool = False,
+        silent: bool = False,
+    ) -> None:
         """Opens the file when the first responses come: a resume that is refused leaves it as it was.
 
         Args:
@@ -24,13 +32,14 @@ class SampleWriter:
             limit: the most responses written per call of `write`; the first ones, in the groups' order.
             resume_step: the step that the run goes on from; lines of later steps are removed. None: a new run.
             amends: remove nothing (a validation alone).
+            silent: write nothing at all (a rank whose samples another one writes).
 
         Raises:
             ValueError: the limit is negative.
         """
         if limit < 0:
             raise ValueError(f"the limit of samples per step is {limit}; give 0 (none) or more")
-        self._limit = limit
+        self._limit, self._silent = limit, silent
         self._path = Path(run_dir) / "samples.jsonl"
         self._resume_step = sys.maxsize if amends else resume_step
         self._file: TextIO | None = None
@@ -56,6 +65,8 @@ class SampleWriter:
         pairs = [(group, response) for group in groups for response in group.responses]
         if advantages is not None and len(advantages) != len(pairs):
             raise ValueError(f"{len(advantages)} advantages for {len(pairs)} responses; give one for each response")
+        if self._silent or not pairs:
+            return
         if self._file is None:
             self._file = open_jsonl(self._path, self._resume_step)
         for row, (group, response) in enumerate(pairs[: self._limit]):

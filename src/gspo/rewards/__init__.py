@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gspo.rewards.base import RewardError, RewardFunction, Scorer, to_outcome
+    from gspo.rewards.functions import register_reward
     from gspo.rewards.manager import RewardManager
 
-__all__ = ["RewardError", "RewardFunction", "RewardManager", "Scorer", "to_outcome"]
+__all__ = ["RewardError", "RewardFunction", "RewardManager", "Scorer", "register_reward", "to_outcome"]
 
-_HOMES = {name: "manager" if name == "RewardManager" else "base" for name in __all__}
+_HOMES = dict.fromkeys(__all__, "base") | {"RewardManager": "manager", "register_reward": "functions"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,10 @@ from typing import Any
 from gspo.groups import Outcome, Prompt, Response
 from gspo.rewards.base import RewardError, to_outcome
 
-__all__ = ["CustomScorer", "load_function"]
+__all__ = ["GIVEN", "CustomScorer", "check_function", "load_function"]
+
+# What each row gives a function, by keyword.
+GIVEN = ("data_source", "solution_str", "ground_truth", "extra_info", "prompt_str")
 
 # Such functions wait as a rule (for a judge model, a service), so there are many more of them than processors.
 _MAX_CALLS = 64
@@ -25,7 +28,9 @@ _GRACE = 1.0
 
 
 class CustomScorer:
-    """Calls a function with verl's arguments, sync or async, up to 64 calls at a time.
+    """Calls a function with those of verl's arguments that it takes, sync or async, up to 64 calls at a time.
+
+    Beyond verl's four there is `prompt_str`, the prompt's text.
 
     A call that takes longer than `timeout` seconds is an error. A coroutine is cancelled then; Python has no means to
     stop a plain function, which goes on in the background until it returns.
@@ -33,9 +38,12 @@ class CustomScorer:
 
     def __init__(self, function: Callable[..., Any], kwargs: Mapping[str, Any], timeout: float) -> None:
         self._function = function
+        self._takes = _takes(function)
         self._kwargs = dict(kwargs)
         self._timeout = timeout
-        self._is_async = inspect.iscoroutinefunction(function)
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 (an object whose call is a coroutine)
+        )
         self._threads = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="custom-reward")
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -47,9 +55,10 @@ class CustomScorer:
             "solution_str": response.text,
             "ground_truth": prompt.ground_truth,
             "extra_info": prompt.extra_info,
-            **self._kwargs,
+            "prompt_str": prompt.text,
         }
-        return self._threads.submit(call, arguments)
+        given = arguments if self._takes is None else {name: arguments[name] for name in self._takes & arguments.keys()}
+        return self._threads.submit(call, {**given, **self._kwargs})
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -71,7 +80,10 @@ class CustomScorer:
         try:
             return done.result(self._timeout)
         except TimeoutError:
-            return Outcome(error=f"timed out after {self._timeout:g} s")
+            return Outcome(
+                error=f"timed out after {self._timeout:g} s (reward.timeout); the call cannot be stopped and goes on "
+                "in the background"
+            )
 
     def _call_async(self, arguments: dict[str, Any]) -> Outcome:
         loop = self._running_loop()
@@ -143,19 +155,41 @@ def load_function(path: str, name: str, kwargs: Mapping[str, Any]) -> Callable[.
         raise RewardError(
             f"{file} has no function {name!r}; its functions: {there or 'none'}: set custom_reward_function.name"
         )
-    _check_signature(file, name, function, kwargs)
+    check_function(function, f"{name} in {file}", kwargs, "custom_reward_function")
     return function
 
 
-def _check_signature(file: Path, name: str, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
-    given = ["data_source", "solution_str", "ground_truth", "extra_info"]
+def _takes(function: Callable[..., Any]) -> set[str] | None:
+    """The keywords that a function takes; None: any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY}
+
+
+def check_function(function: Any, name: str, kwargs: Mapping[str, Any], where: str) -> None:
+    """Checks that a function can be called with a row's keywords and its own settings.
+
+    Args:
+        function: the user's.
+        name: of the function, for messages.
+        kwargs: its own settings.
+        where: what has to be changed, for messages.
+
+    Raises:
+        RewardError: it is no function, or it has a parameter that nothing gives.
+    """
+    if not callable(function):
+        raise RewardError(f"{where}: {name} is a {type(function).__name__}: give a function")
     for key in kwargs:
-        if key in given:
-            raise RewardError(f"custom_reward_function.reward_kwargs has {key!r}, which each row gives: remove it")
+        if key in GIVEN:
+            raise RewardError(f"{where}: the kwargs of {name} have {key!r}, which each row gives: remove it")
+    takes = _takes(function)
+    given = {*GIVEN, *kwargs} if takes is None else {name for name in GIVEN if name in takes} | {*kwargs}
     try:
-        inspect.signature(function).bind(**dict.fromkeys([*given, *kwargs]))
+        inspect.signature(function).bind(**dict.fromkeys(given))
     except TypeError as error:
         raise RewardError(
-            f"{name} in {file} cannot be called with the keywords {', '.join([*given, *kwargs])} ({error}): "
-            "give it these parameters, or **kwargs"
+            f"{where}: {name} cannot be called with the keywords {', '.join([*GIVEN, *kwargs])} ({error}): give it "
+            "some of these parameters, or **kwargs"
         ) from error

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from gspo.algorithms.stats import Stat
 from gspo.config.schema_data import CustomRewardConfig, RewardConfig
 from gspo.groups import Group, Outcome, Prompt, Response
-from gspo.rewards.base import RewardError
-from gspo.rewards.builtin import function_for, is_known_source, make_scorer
+from gspo.rewards.base import RewardError, Scorer
+from gspo.rewards.builtin import BUILTINS, function_for, is_known_source, make_scorer
 from gspo.rewards.combine import Part, combine, reward_stats
 from gspo.rewards.custom import CustomScorer, load_function
+from gspo.rewards.functions import named_functions, registered
 from gspo.rewards.workers import WorkerPool
 
 __all__ = ["RewardManager"]
@@ -31,6 +33,7 @@ class RewardManager:
         *,
         max_response_length: int | None = None,
         source_optional: bool = False,
+        functions: Any = None,
     ) -> None:
         """Sets the functions up; no process starts before the first response.
 
@@ -42,6 +45,7 @@ class RewardManager:
             max_response_length: `data.max_response_length`, for the overlong buffer.
             source_optional: abstain from a row without a ground truth, or whose data source no function is known for;
                 else that is an error.
+            functions: reward functions as objects, added to those that `config` names (see `named_functions`).
 
         Raises:
             RewardError: a function or one of its settings cannot be used.
@@ -50,6 +54,9 @@ class RewardManager:
         self._raise = config.on_error == "raise"
         self._pool = WorkerPool(config.num_workers, config.timeout)
         self._custom = _make_custom(config, custom)
+        self._timeout = config.timeout
+        self._callers: list[CustomScorer] = [] if self._custom is None else [self._custom]
+        self._given = named_functions(functions) if functions is not None else {}
         self._configured = self._configured_parts(config)
         self._penalty = self._penalty_part(config, max_response_length)
         self._defaults: dict[str, Part] = {}
@@ -92,8 +99,8 @@ class RewardManager:
     def close(self) -> None:
         """Ends the processes and threads that score."""
         self._pool.close()
-        if self._custom is not None:
-            self._custom.close()
+        for caller in self._callers:
+            caller.close()
 
     def __enter__(self) -> RewardManager:
         return self
@@ -115,15 +122,38 @@ class RewardManager:
             self._defaults[name] = Part(name, 1.0, make_scorer(name, {}, self._pool))
         return self._defaults[name]
 
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said once, at the start: what functions that a program hands over can do to it."""
+        if not self._given:
+            return []
+        return [
+            f"rewards: {', '.join(self._given)} run in this process; a call that takes longer than "
+            f"reward.timeout={self._timeout:g} s is an error of its response, and goes on in the background since "
+            "Python cannot stop it"
+        ]
+
+    def _calling(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> CustomScorer:
+        caller = CustomScorer(function, kwargs, self._timeout)
+        self._callers.append(caller)
+        return caller
+
     def _configured_parts(self, config: RewardConfig) -> list[Part]:
+        given = [Part(name, weight, self._calling(function, {})) for name, (weight, function) in self._given.items()]
+        return [*self._named_parts(config), *given]
+
+    def _named_parts(self, config: RewardConfig) -> list[Part]:
         if not config.functions:
             return [Part("custom", 1.0, self._custom)] if self._custom is not None else []
         parts, seen = [], Counter[str]()
         for function in config.functions:
             seen[function.name] += 1
             name = function.name if seen[function.name] == 1 else f"{function.name}_{seen[function.name]}"
-            if function.name != "custom":
+            scorer: Scorer
+            if function.name in BUILTINS:
                 scorer = make_scorer(function.name, function.kwargs, self._pool)
+            elif function.name != "custom":
+                scorer = self._calling(registered(function.name, function.kwargs), function.kwargs)
             elif self._custom is None:
                 raise RewardError("reward.functions names `custom`: set custom_reward_function.path to its file")
             elif function.kwargs:

@@ -1,7 +1,25 @@
 """Rollouts: engines that sample groups of responses."""
 
-from gspo.rollout.engine import RolloutEngine, SamplingParams
+from gspo.rollout.engine import (
+    EngineContext,
+    RolloutEngine,
+    SamplingParams,
+    check_engine,
+    make_engine,
+    register_engine,
+    require_engine,
+)
 from gspo.rollout.local import LocalEngine
 from gspo.rollout.scripted import ScriptedEngine
 
-__all__ = ["LocalEngine", "RolloutEngine", "SamplingParams", "ScriptedEngine"]
+__all__ = [
+    "EngineContext",
+    "LocalEngine",
+    "RolloutEngine",
+    "SamplingParams",
+    "ScriptedEngine",
+    "check_engine",
+    "make_engine",
+    "register_engine",
+    "require_engine",
+]

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, Prompt
 from gspo.models import Policy
 
-__all__ = ["RolloutEngine", "SamplingParams"]
+__all__ = [
+    "EngineContext",
+    "RolloutEngine",
+    "SamplingParams",
+    "check_engine",
+    "make_engine",
+    "register_engine",
+    "require_engine",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,11 @@ class SamplingParams:
 
 
 class RolloutEngine(Protocol):
-    """Samples responses with the policy's weights."""
+    """Samples responses with the policy's weights.
+
+    A run calls `generate` once for each training step and once or more for each validation, `load_weights` after every
+    step's update and after a resume, and `close` at its end; never two of them at once.
+    """
 
     def generate(
         self,
@@ -60,7 +74,11 @@ class RolloutEngine(Protocol):
         step: int,
         on_ended: Callable[[int], None] | None = None,
     ) -> list[Group]:
-        """Samples `n` responses for each prompt, in the prompts' order.
+        """Samples `n` responses for each prompt: one group for each prompt, in the prompts' order.
+
+        A response's `token_ids` are the sampled ones, its end token included where one was sampled; its `log_probs` are
+        those of the policy at `sampling.temperature`, before top_p, top_k and min_p; its `finish_reason` is "stop" or
+        "length". Training reads the tokens as they are and never spells or reads the text again.
 
         Random draws depend on the engine's seed, `step`, the prompt's uid, the response's number and the position
         only: never on what else is in the batch. `on_ended` is called with the number of responses that have ended
@@ -75,3 +93,80 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Frees what the engine holds."""
         ...
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What an engine is made from.
+
+    Attributes:
+        policy: whose weights sample.
+        tokenizer: decodes responses and names the end token.
+        seed: of all random draws.
+        max_num_seqs: at most this many responses are sampled at a time.
+    """
+
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    max_num_seqs: int
+
+
+EngineFactory = Callable[[EngineContext], RolloutEngine]
+ENGINE_REGISTRY: dict[str, EngineFactory] = {}
+
+Factory = TypeVar("Factory", bound=EngineFactory)
+
+
+def register_engine(name: str) -> Callable[[Factory], Factory]:
+    """Decorator that files an engine's factory under a name of `actor_rollout_ref.rollout.name`.
+
+    Raises:
+        ValueError: the name stands for another factory already.
+    """
+
+    def decorate(factory: Factory) -> Factory:
+        known = ENGINE_REGISTRY.get(name)
+        if known is not None and known is not factory:
+            raise ValueError(f"register_engine: {name!r} has already been registered ({known}): choose another name")
+        ENGINE_REGISTRY[name] = factory
+        return factory
+
+    return decorate
+
+
+def make_engine(name: str, context: EngineContext) -> RolloutEngine:
+    """The engine of that name.
+
+    Raises:
+        ValueError: there is none; lists the known ones.
+    """
+    require_engine(name)
+    return ENGINE_REGISTRY[name](context)
+
+
+def require_engine(name: str) -> None:
+    """Checks that an engine is known by its name, before anything is loaded for it.
+
+    Raises:
+        ValueError: it is not; lists the known ones.
+    """
+    if name not in ENGINE_REGISTRY:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.name={name} is unknown; known: {', '.join(sorted(ENGINE_REGISTRY))}. One of "
+            "your own is registered with gspo.rollout.register_engine, in a file that algorithm.external_modules names"
+        )
+
+
+def check_engine(engine: object) -> None:
+    """Checks that an object can be used as an engine.
+
+    Raises:
+        ValueError: it lacks a method.
+    """
+    missing = [name for name in ("generate", "load_weights", "close") if not callable(getattr(engine, name, None))]
+    if missing:
+        raise ValueError(
+            f"engine: a {type(engine).__name__} has no {' and no '.join(missing)}: give it the methods of "
+            "gspo.rollout.RolloutEngine"
+        )

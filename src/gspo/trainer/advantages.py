@@ -13,71 +13,77 @@ from torch import Tensor
 from gspo.algorithms import get_adv_estimator_fn, kl_penalty
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
 from gspo.algorithms.stats import Mean, Stat
-from gspo.config import Config
+from gspo.config.schema import AlgorithmConfig
 from gspo.groups import Group, GroupBatch
+from gspo.world import World, count
 
-__all__ = ["add_advantages", "add_rewards", "judged"]
-
-# Advantages that do not compare the responses of a group.
-_WITHOUT_GROUPS = ("gae", "reinforce_plus_plus")
+__all__ = ["add_advantages", "add_rewards", "with_rewards"]
 
 
-def judged(groups: list[Group], adv_estimator: str = "grpo") -> list[Group]:
+def with_rewards(groups: list[Group], compares_groups: bool, world: World) -> list[Group]:
     """The groups with the responses that have a reward; what a scorer abstained from or failed on takes no part.
 
     A response that is left alone in its group has nothing to be compared with: it takes no part either, unless the
     advantage does not compare. (With `rollout.n=1` every response is alone, and its reward is its advantage.)
 
     Raises:
-        ValueError: none has a reward.
+        ValueError: none has a reward, on no rank.
     """
     kept = [replace(group, responses=[r for r in group.responses if r.reward is not None]) for group in groups]
-    if not any(group.responses for group in kept):
-        first = groups[0].responses[0].outcome
-        reason = (first.abstained or first.error) if first is not None else "it was not scored"
-        raise ValueError(
-            f"none of the {sum(len(group.responses) for group in groups)} responses of this step has a reward; the "
-            f"first, {groups[0].prompt.uid}, response 0: {reason}. Mend the rows or the reward function"
-        )
-    if adv_estimator in _WITHOUT_GROUPS:
+    if not world.any(any(group.responses for group in kept)):
+        raise ValueError(_without_any(groups, world))
+    if not compares_groups:
         return [group for group in kept if group.responses]
     compared = [
         group for group, whole in zip(kept, groups, strict=True) if len(group.responses) > (len(whole.responses) > 1)
     ]
-    if not compared:
+    if not world.any(bool(compared)):
         raise ValueError(
             "in every group of this step a reward was given to one response at most, so none can be compared with "
-            "another: mend the rows or the reward function, or raise actor_rollout_ref.rollout.n"
+            "another: fix the rows or the reward function, or raise actor_rollout_ref.rollout.n"
         )
     return compared
 
 
+def _without_any(groups: list[Group], world: World) -> str:
+    number = count(world, sum(len(group.responses) for group in groups))
+    if not groups:
+        return f"none of the {number} responses of this step has a reward: fix the rows or the reward function"
+    first = groups[0].responses[0].outcome
+    reason = (first.abstained or first.error) if first is not None else "it was not scored"
+    return (
+        f"none of the {number} responses of this step has a reward; the first, {groups[0].prompt.uid}, response 0: "
+        f"{reason}. Fix the rows or the reward function"
+    )
+
+
 def add_rewards(
-    batch: GroupBatch, controller: AdaptiveKLController | FixedKLController, config: Config
+    batch: GroupBatch, controller: AdaptiveKLController | FixedKLController, algorithm: AlgorithmConfig, world: World
 ) -> dict[str, Stat]:
     """`token_level_rewards`: the scores, less the divergence from the reference where `use_kl_in_reward` asks for it.
 
-    An adaptive controller moves its weight by the batch's divergence (Ziegler et al. 2019, arXiv 1909.08593, sec. 2.2).
+    An adaptive controller moves its weight by the batch's divergence (Ziegler et al. 2019, arXiv 1909.08593, sec. 2.2),
+    that of all ranks.
     """
-    if not config.algorithm.use_kl_in_reward:
+    if not algorithm.use_kl_in_reward:
         batch["token_level_rewards"] = batch["token_level_scores"]
         return {}
     mask = batch["response_mask"]
-    divergence = kl_penalty(batch["old_log_probs"], batch["ref_log_prob"], config.algorithm.kl_penalty) * mask
+    divergence = kl_penalty(batch["old_log_probs"], batch["ref_log_prob"], algorithm.kl_penalty) * mask
     weight = controller.value
     batch["token_level_rewards"] = batch["token_level_scores"] - weight * divergence
     per_response = divergence.sum(-1) / mask.sum(-1).clamp(min=1)
-    current = float(per_response.mean())
-    controller.update(current_kl=current, n_steps=len(batch))
+    num_responses = count(world, len(batch))
+    current = float(world.sum(per_response.sum()) / num_responses)
+    controller.update(current_kl=current, n_steps=num_responses)
     return {"actor/reward_kl_penalty": Mean(current), "actor/reward_kl_penalty_coeff": Mean(weight)}
 
 
-def add_advantages(batch: GroupBatch, config: Config) -> None:
+def add_advantages(batch: GroupBatch, algorithm: AlgorithmConfig, world: World) -> None:
     """`advantages` and `returns` from `token_level_rewards`, by `algorithm.adv_estimator`.
 
     An estimator is called with the arguments that its signature names, of those offered here.
     """
-    algorithm = config.algorithm
     estimator = get_adv_estimator_fn(algorithm.adv_estimator)
     reward_terms, reward_weights = _reward_terms(batch)
     offered = {
@@ -90,6 +96,7 @@ def add_advantages(batch: GroupBatch, config: Config) -> None:
         "reward_terms": reward_terms,
         "reward_weights": reward_weights,
         "norm_adv_by_std_in_grpo": algorithm.norm_adv_by_std_in_grpo,
+        "sum_over_ranks": world.sum if world.size > 1 else None,
         "config": algorithm,
     }
     batch["advantages"], batch["returns"] = estimator(**_accepted(estimator, offered))
@@ -104,7 +111,7 @@ def _reward_terms(batch: GroupBatch) -> tuple[Tensor, Tensor]:
     rows = [outcome.terms or {"score": (1.0, outcome.value or 0.0)} for outcome in outcomes if outcome is not None]
     names = sorted({name for row in rows for name in row})
     both = torch.tensor([[row.get(name, (0.0, 0.0)) for name in names] for row in rows])
-    weights, values = both.to(batch["response_mask"]).unbind(-1)
+    weights, values = both.to(batch["response_mask"]).reshape(len(rows), len(names), 2).unbind(-1)
     return values, weights
 
 

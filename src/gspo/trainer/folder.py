@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gspo.checkpoint import CheckpointError, find_latest, load_checkpoint
+from gspo.checkpoint import Checkpoint, CheckpointError, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError, load_config, render
 from gspo.config.schema import to_dict
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
-__all__ = ["hold", "nothing_to_train", "open_tracker", "run_folder", "where_to_resume", "write_config"]
+__all__ = ["find_checkpoint", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
 
 
-def run_folder(config: Config, checkpoint: Path | None, say: Callable[[str], None]) -> Path:
+def run_folder(config: Config, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> Path:
     """The run's folder, made where it is not there.
 
     What an earlier run left there, other than the one that goes on from `checkpoint`, is moved aside and never lost.
@@ -28,7 +28,7 @@ def run_folder(config: Config, checkpoint: Path | None, say: Callable[[str], Non
                 f"trainer.default_local_dir={folder}: {part} is a file: name a folder", "trainer.default_local_dir"
             )
     used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
-    goes_on = checkpoint is not None and checkpoint.resolve().is_relative_to(folder.resolve())
+    goes_on = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
     if used and not goes_on:
         number = 1
         while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
@@ -90,7 +90,9 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for key, child in tree.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
 
 
-def open_tracker(config: Config, folder: Path, resume_step: int | None, console: ConsoleLogger) -> Tracker:
+def open_tracker(
+    config: Config, folder: Path, resume_step: int | None, console: ConsoleLogger, only_validates: bool
+) -> Tracker:
     """The loggers that `trainer.logger` names; where the run only validates, they add to what there is."""
     trainer = config.trainer
     return make_tracker(
@@ -101,24 +103,25 @@ def open_tracker(config: Config, folder: Path, resume_step: int | None, console:
         to_dict(config),
         resume_step,
         console,
-        amends=trainer.val_only,
+        amends=only_validates,
     )
 
 
-def where_to_resume(config: Config, kind: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, and what finding it had to say.
+def find_checkpoint(config: Config, kind: str) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from, opened and verified, and what finding it had to say.
 
     Raises:
         CheckpointError: the one that is named cannot be read, or it is not of this `kind` of run ("train" or "sft").
     """
-    path, lines = _find_checkpoint(config)
-    found = load_checkpoint(path).state.get("kind", kind) if path is not None else kind
-    if found != kind:
+    found, lines = _find(config)
+    wrote = found.state.get("kind", kind) if found is not None else kind
+    if found is not None and wrote != kind:
         raise CheckpointError(
-            f"{path} was written by gspo {found} and cannot be resumed by gspo {kind}: set trainer.default_local_dir "
-            "to a folder of its own, or trainer.resume_mode=disable (the earlier run is moved aside)"
+            f"{found.path} was written by gspo {wrote} and cannot be resumed by gspo {kind}: set "
+            "trainer.default_local_dir to a folder of its own, or trainer.resume_mode=disable (the earlier run is "
+            "moved aside)"
         )
-    return path, lines
+    return found, lines
 
 
 def nothing_to_train(step: int, total_steps: int) -> str:
@@ -129,11 +132,11 @@ def nothing_to_train(step: int, total_steps: int) -> str:
     )
 
 
-def _find_checkpoint(config: Config) -> tuple[Path | None, list[str]]:
+def _find(config: Config) -> tuple[Checkpoint | None, list[str]]:
     trainer = config.trainer
     if trainer.resume_mode == "disable":
         return None, []
     if trainer.resume_mode == "resume_path":
-        return load_checkpoint(trainer.resume_from_path or "").path, []
+        return load_checkpoint(trainer.resume_from_path or ""), []
     latest = find_latest(Path(trainer.default_local_dir or "runs"))
-    return latest.path, list(latest.warnings)
+    return latest.checkpoint, list(latest.warnings)

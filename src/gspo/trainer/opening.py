@@ -1,54 +1,115 @@
-"""What every kind of run does to open: the device, the data and their order, the terminal and the loggers."""
+"""What every kind of run opens: the device, the data and their order, the folder, the terminal and the loggers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gspo.checkpoint import load_checkpoint
+from gspo.checkpoint import Checkpoint, export_hf
 from gspo.config import Config, ConfigError
-from gspo.config.schema import DataConfig
+from gspo.config.schema import DataConfig, TrainerConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
-from gspo.observe import ConsoleLogger, Tracker
-from gspo.trainer.folder import open_tracker
+from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.rewards import RewardManager
+from gspo.rollout import RolloutEngine
+from gspo.trainer.folder import find_checkpoint, hold, open_tracker, run_folder
+from gspo.trainer.run import Callback
+from gspo.world import Alone, World, is_main
 
-__all__ = ["choose_device", "longest_sequence", "read_data", "resume_step", "watched"]
+__all__ = ["Frame", "Given", "Ground", "choose_device", "framed", "keep_models", "read_ground"]
+
+# Training responses kept in samples.jsonl for each step.
+_TRAIN_SAMPLES = 4
 
 
-def choose_device(config: Config) -> str:
+@dataclass(frozen=True)
+class Given:
+    """What a caller hands over as objects, in place of what the configuration names.
+
+    Attributes:
+        model: the causal language model to train.
+        tokenizer: its tokenizer.
+        critic_model: the critic's or discriminator's model.
+        train_data, val_data: rows: files, a list of dicts, a data set or a table.
+        rewards: functions that score responses.
+        reward_manager: scores responses in place of everything that the configuration says of rewards.
+        engine: samples the responses.
+        callbacks: called after each step.
+        world: the ranks that train together.
+    """
+
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    critic_model: PreTrainedModel | None = None
+    train_data: Any = None
+    val_data: Any = None
+    rewards: Any = None
+    reward_manager: RewardManager | None = None
+    engine: RolloutEngine | None = None
+    callbacks: Sequence[Callback] = ()
+    world: World = field(default_factory=Alone)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the models of a run are loaded for.
+
+    Attributes:
+        device: where they compute.
+        tokenizer: whose tokens they read.
+        train_data: the prompts to train on.
+        val_data: the held-out prompts, where there are any.
+        sampler: the order of the first.
+        longest: tokens of the longest prompt and response together.
+    """
+
+    device: str
+    tokenizer: PreTrainedTokenizerBase
+    train_data: PromptDataset
+    val_data: PromptDataset | None
+    sampler: PromptSampler
+    longest: int
+
+
+def choose_device(trainer: TrainerConfig) -> str:
     """The device that `trainer.device` names, with `trainer.num_threads` set.
 
     Raises:
         ConfigError: CUDA is asked for and there is none.
     """
-    if config.trainer.num_threads is not None:
-        torch.set_num_threads(config.trainer.num_threads)
-    if config.trainer.device == "cuda" and not torch.cuda.is_available():
+    if trainer.num_threads is not None:
+        torch.set_num_threads(trainer.num_threads)
+    if trainer.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "trainer.device=cuda, but torch finds no CUDA device: set trainer.device=cpu", "trainer.device"
         )
-    if config.trainer.device == "auto":
+    if trainer.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.trainer.device
+    return trainer.device
 
 
-def read_data(
-    data: DataConfig,
+def read_ground(
+    config: Config,
+    given: Given,
     tokenizer: PreTrainedTokenizerBase,
     *,
     train_teacher: bool = False,
     val_teacher: bool = False,
     text_key: str = "teacher_key",
-) -> tuple[PromptDataset, PromptDataset | None, PromptSampler]:
-    """The prompts to train on, those to validate on where there are any, and the order of the first.
+) -> Ground:
+    """The device, the prompts to train on, those to validate on where there are any, and the order of the first.
 
     Args:
-        data: the `data` section.
+        config: the resolved configuration.
+        given: rows that replace `data.train_files` and `data.val_files`.
         tokenizer: the model's.
         train_teacher, val_teacher: every row must have a text to learn from.
         text_key: the key of the `data` section that names this text's column.
@@ -56,47 +117,177 @@ def read_data(
     Raises:
         ValueError: a file or row cannot be used; says which and what to do.
     """
-    load = partial(load_dataset, config=data, tokenizer=tokenizer, text_key=text_key)
-    train = load(data.train_files, require_teacher=train_teacher, max_samples=data.train_max_samples)
+    data = config.data
+
+    device = choose_device(config.trainer)
+
+    def load(files: Sequence[str], rows: Any, label: str, require_teacher: bool, max_samples: int) -> PromptDataset:
+        return load_dataset(
+            files if rows is None else rows,
+            data,
+            tokenizer,
+            require_teacher=require_teacher,
+            text_key=text_key,
+            max_samples=max_samples,
+            label="rows" if rows is None else label,
+        )
+
+    train = load(data.train_files, given.train_data, "train_data", train_teacher, data.train_max_samples)
     val = None
-    if data.val_files:
-        val = load(data.val_files, require_teacher=val_teacher, max_samples=data.val_max_samples)
+    if data.val_files or given.val_data is not None:
+        val = load(data.val_files, given.val_data, "val_data", val_teacher, data.val_max_samples)
     assert data.seed is not None  # resolved
-    return train, val, PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
+    sampler = PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
+    return Ground(device, tokenizer, train, val, sampler, _longest(data, train, val))
 
 
-def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
+def _longest(config: DataConfig, *datasets: PromptDataset | None) -> int:
     """Tokens of the longest prompt that these datasets hold and the longest response after it."""
     longest = max(dataset.longest for dataset in datasets if dataset is not None)
     return min(longest, config.max_prompt_length) + config.max_response_length
 
 
-def resume_step(checkpoint: Path | None) -> int | None:
-    """The step after which a checkpoint was written; None for a new run."""
-    return load_checkpoint(checkpoint).step if checkpoint is not None else None
+def keep_models(config: Config, given: Given, kind: str) -> tuple[Config, list[str]]:
+    """The configuration with paths in place of models and a tokenizer that are objects, and what is to be said.
+
+    An object has no path: it is written to the run's folder before it is trained, once, so that the run can be resumed
+    and `gspo eval` can read its checkpoints.
+
+    Raises:
+        ValueError: there is a model without a tokenizer.
+    """
+    if given.model is None and given.tokenizer is None and given.critic_model is None:
+        return config, []
+    if given.model is not None and given.tokenizer is None:
+        raise ConfigError("model is an object, and there is no tokenizer: give tokenizer=, its tokenizer")
+    lines: list[str] = []
+    found, _ = find_checkpoint(config, kind)
+    folder = run_folder(config, found, lines.append) if is_main(given.world) else _folder(config)
+    actor_model, critic_model = config.actor_rollout_ref.model, config.critic.model
+    objects: dict[str, Any] = {
+        "initial_model": given.model,
+        "initial_tokenizer": given.tokenizer if given.model is None else None,
+        "initial_critic": given.critic_model,
+    }
+    for name, value in objects.items():
+        path = folder / name
+        if value is None:
+            continue
+        if is_main(given.world) and (found is None or not path.exists()):
+            _write(value, given.tokenizer, path)
+        if name == "initial_model":
+            actor_model = replace(actor_model, path=str(path), tokenizer_path=None)
+        elif name == "initial_tokenizer":
+            actor_model = replace(actor_model, tokenizer_path=str(path))
+        else:
+            critic_model = replace(critic_model, path=str(path))
+    given.world.any(False)  # the other ranks wait for the files
+    policy = replace(config.actor_rollout_ref, model=actor_model)
+    return replace(config, actor_rollout_ref=policy, critic=replace(config.critic, model=critic_model)), lines
+
+
+def _write(value: Any, tokenizer: PreTrainedTokenizerBase | None, path: Path) -> None:
+    """Writes a model with its tokenizer, or a tokenizer, whole or not at all."""
+    draft = path.with_name(f"{path.name}.tmp")
+    for old in (draft, path):
+        if old.exists():
+            shutil.rmtree(old)
+    if value is tokenizer or tokenizer is None:
+        value.save_pretrained(draft)
+    else:
+        export_hf(value, tokenizer, draft)
+    draft.rename(path)
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.trainer.default_local_dir or "runs")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a run takes place and how it is watched.
+
+    Attributes:
+        folder: the run's.
+        found: the checkpoint to go on from.
+        console, tracker, samples: what is shown, logged and kept.
+        say_once: prints a notice (text, subject), the first time that it is about this subject.
+        clock: of the phases of a step.
+    """
+
+    folder: Path
+    found: Checkpoint | None
+    console: ConsoleLogger
+    tracker: Tracker
+    samples: SampleWriter
+    clock: PhaseClock
+    say_once: Callable[[str, str], None]
 
 
 @contextmanager
-def watched(
+def framed(
     config: Config,
-    folder: Path,
-    checkpoint: Path | None,
+    kind: str,
+    world: World,
+    device: str,
     total_steps: int,
     header: Mapping[str, str],
-    lines: Sequence[str],
-) -> Iterator[tuple[ConsoleLogger, Tracker]]:
-    """The terminal's view, with its header and what is to be said at the start, and the loggers; both are closed again.
+    notices: Sequence[str],
+    *,
+    only_validates: bool = False,
+) -> Iterator[Frame]:
+    """The run's folder, held, the terminal's view with its header and notices, and the loggers; all closed at the end.
+
+    Only the main rank prints and writes.
 
     Args:
         config: the resolved configuration.
-        folder: the run's.
-        checkpoint: what the run goes on from: figures of later steps are removed.
+        kind: of the run: "train" or "sft".
+        world: the ranks.
+        device: where the models compute.
         total_steps: the run's last step.
-        header: what trains, as name and text.
-        lines: notices.
+        header: what trains, as name and text; the folder is added.
+        notices: what is to be said at the start.
+        only_validates: whether nothing of the folder is to be replaced.
+
+    Raises:
+        ValueError: the folder, the checkpoint or a logger cannot be used; says which and what to do.
     """
-    console = ConsoleLogger(total_steps, header)
-    with open_tracker(config, folder, resume_step(checkpoint), console) as tracker, console:
-        for line in lines:
-            console.notice(line)
-        yield console, tracker
+    found, lines = find_checkpoint(config, kind)
+    step = found.step if found is not None else None
+    if not is_main(world):
+        folder = _folder(config)
+        silent = ConsoleLogger(total_steps, {}, Console(quiet=True))
+        yield _frame(folder, found, silent, Tracker([]), SampleWriter(folder, 0, silent=True), device)
+        return
+    folder = run_folder(config, found, lines.append)
+    with hold(folder):
+        console = ConsoleLogger(total_steps, {**header, "run folder": str(folder)})
+        with open_tracker(config, folder, step, console, only_validates) as tracker, console:
+            for line in [*lines, *notices]:
+                console.notice(line)
+            limit = max(_TRAIN_SAMPLES, config.trainer.log_val_generations)
+            samples = SampleWriter(folder, limit, step, amends=only_validates)
+            try:
+                yield _frame(folder, found, console, tracker, samples, device)
+            finally:
+                samples.close()
+
+
+def _frame(
+    folder: Path,
+    found: Checkpoint | None,
+    console: ConsoleLogger,
+    tracker: Tracker,
+    samples: SampleWriter,
+    device: str,
+) -> Frame:
+    said: set[str] = set()
+
+    def say_once(text: str, subject: str) -> None:
+        if subject not in said:
+            said.add(subject)
+            console.notice(text)
+
+    clock = PhaseClock(torch.cuda.synchronize if device == "cuda" else lambda: None, console.phase)
+    return Frame(folder, found, console, tracker, samples, clock, say_once)

@@ -1,198 +1,220 @@
-"""A run: everything a training loop works with, set up from a config, in a folder of its own."""
+"""A run of any kind: a policy that is trained on prompts, in a folder, watched, saved and resumed part by part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
-from gspo.checkpoint import Checkpoint, CheckpointError
-from gspo.config import Config, notices, require_keys, require_supported
-from gspo.models import Policy, output_head
-from gspo.observe import PhaseClock, SampleWriter
-from gspo.rewards import RewardManager
-from gspo.rollout import LocalEngine, RolloutEngine
-from gspo.trainer.actor import Actor, load_actor_tokenizer, load_policy
-from gspo.trainer.base_run import BaseRun
-from gspo.trainer.critic import Critic, load_critic
-from gspo.trainer.external import load_external
-from gspo.trainer.folder import hold, run_folder, where_to_resume
-from gspo.trainer.gad import Stages
-from gspo.trainer.header import run_header
-from gspo.trainer.opening import choose_device, longest_sequence, read_data, resume_step, watched
+from gspo.checkpoint import Checkpoint, rng_state, save_checkpoint, set_rng_state
+from gspo.config import Config
+from gspo.data import PromptDataset, PromptSampler
+from gspo.groups import Group
+from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.rollout import RolloutEngine
+from gspo.trainer.critics import Critic, Schedule, Stats
+from gspo.trainer.folder import write_config
+from gspo.trainer.preparation import Reference
+from gspo.trainer.trained import Actor
+from gspo.world import World, is_main
 
-__all__ = ["Run", "open_run"]
+__all__ = ["Callback", "JsonState", "RandomState", "Run", "Stateful", "Taken", "TrainRun"]
 
-# Training responses kept in samples.jsonl for each step.
-_TRAIN_SAMPLES = 4
+# Called after each step with its number, its metrics and its groups; a true answer ends the run after that step.
+Callback = Callable[[int, Mapping[str, float], Sequence[Group]], Any]
+
+
+class Stateful(Protocol):
+    """A part of a run that a checkpoint holds."""
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Its tensors, by the checkpoint's entries."""
+        ...
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Its keys of `state.json`, after this step."""
+        ...
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raises CheckpointError where it cannot go on from a checkpoint; changes nothing."""
+        ...
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint that `check` has passed."""
+        ...
+
+
+class _HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class JsonState:
+    """A part whose state is JSON alone: the order of the prompts, the weight of the divergence.
+
+    Args:
+        key: its key of `state.json`.
+        part: whose state it is.
+        copy: makes another one, on which a state is tried.
+    """
+
+    def __init__(self, key: str, part: _HasState, copy: Callable[[], _HasState]) -> None:
+        self._key, self._part, self._copy = key, part, copy
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """See `Stateful`."""
+        return {}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """See `Stateful`."""
+        del step
+        return {self._key: self._part.state_dict()}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """See `Stateful`."""
+        self._copy().load_state_dict(checkpoint.state[self._key])
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """See `Stateful`."""
+        self._part.load_state_dict(checkpoint.state[self._key])
+
+
+class RandomState:
+    """The global random states of this process."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """See `Stateful`."""
+        return {"rng": rng_state()[0]}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """See `Stateful`."""
+        del step
+        return {"rng": rng_state()[1]}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Every checkpoint has them."""
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """See `Stateful`."""
+        for warning in set_rng_state(checkpoint.tensors["rng"], checkpoint.state["rng"]):
+            self._say(warning)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a training step did.
+
+    Attributes:
+        groups: this rank's groups that were sampled, for samples and callbacks.
+        stats: its figures, of this rank.
+        num_tokens: tokens that it worked on, of this rank.
+    """
+
+    groups: list[Group]
+    stats: Stats
+    num_tokens: int
 
 
 @dataclass(kw_only=True)
-class Run(BaseRun):
-    """What a training loop works with, and where it stands.
+class Run:
+    """A run and where it is; the kinds of run add what else they work with.
 
     Attributes:
-        stages: which steps train what.
-        samples_serve: whether the samples' log-probabilities are the policy's; None until a batch was compared.
-        reference_step: the step whose weights the reference holds; 0 for the model that the run began with.
+        kind: what a checkpoint says wrote it: "train" or "sft".
+        parts: what a checkpoint holds, by name.
+        take_step: trains one step.
+        validate: measures the policy after a step on held-out prompts; empty without any.
+        say_once: prints a notice (text, subject), the first time that it is about this subject.
+        only_validates: whether it ends after the first validation.
+        step: the last finished step; 0 at the start.
+        total_steps: the step after which the run is done.
     """
 
-    kind: ClassVar[str] = "train"
-
-    critic: Critic | None
-    reference: Policy | None
-    kl_controller: AdaptiveKLController | FixedKLController
-    engine: RolloutEngine
-    rewards: RewardManager
+    kind: str
+    config: Config
+    folder: Path
+    world: World
+    tokenizer: PreTrainedTokenizerBase
+    actor: Actor
+    train_data: PromptDataset
+    val_data: PromptDataset | None
+    sampler: PromptSampler
+    tracker: Tracker
+    console: ConsoleLogger
+    clock: PhaseClock
     samples: SampleWriter
-    stages: Stages
-    samples_serve: bool | None = None
-    reference_step: int = 0
-    told: set[str] = field(default_factory=set)
+    total_steps: int
+    parts: Mapping[str, Stateful]
+    take_step: Callable[[int], Taken]
+    validate: Callable[[int], dict[str, float]]
+    say_once: Callable[[str, str], None]
+    only_validates: bool = False
+    callbacks: Sequence[Callback] = ()
+    step: int = 0
 
-    def tell_once(self, text: str, subject: str) -> None:
-        """Says something to the person who watches, the first time that it is about this subject."""
-        if subject not in self.told:
-            self.told.add(subject)
-            self.console.notice(text)
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Goes on from a checkpoint where there is one, and writes the settings down where steps are left to train.
 
-    def sync_reference(self, step: int) -> None:
-        """Makes the policy the reference where `actor_rollout_ref.ref.sync_steps` says that it is time to.
-
-        GAD's reference is the student after its warmup.
+        Raises:
+            CheckpointError: the checkpoint is of another run than this one's; nothing has changed.
         """
-        every = self.config.actor_rollout_ref.ref.sync_steps
-        warm = 0 < self.stages.warmup == step
-        if self.reference is not None and (warm or (every is not None and step % every == 0)):
-            self.reference.model.load_state_dict(self.actor.policy.model.state_dict())
-            self.reference_step = step
+        if checkpoint is not None:
+            self.restore(checkpoint)
+            self.console.notice(f"resumed from {checkpoint.path} after step {self.step} of {self.total_steps}")
+        only_looks = self.only_validates and checkpoint is not None
+        if self.step < self.total_steps and not only_looks and is_main(self.world):
+            for line in write_config(self.folder, self.config, self.step):
+                self.console.notice(line)
 
-    def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint; the engine samples with its weights from here on."""
-        super().restore(path)
-        self.engine.load_weights(self.actor.policy, self.step)
-
-    def _more_to_save(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+    def save(self) -> Path:
+        """Writes a checkpoint of the current step, and returns its folder."""
         tensors: dict[str, Mapping[str, Tensor]] = {}
-        state: dict[str, Any] = {
-            "kl_controller": self.kl_controller.state_dict(),
-            "reference_step": self.reference_step,
-        }
-        if self.critic is not None:
-            tensors |= self.critic.tensors()
-            state["critic"] = self.critic.state()
-        if self.config.wants_discriminator:
-            state["stage"] = {"name": self.stages.at(self.step).name.lower(), "warmup_steps": self.stages.warmup}
-        if self.reference is not None and self.reference_step > 0:
-            tensors["reference"] = self.reference.model.state_dict()
-        return tensors, state
+        state: dict[str, Any] = {"kind": self.kind}
+        for part in self.parts.values():
+            tensors |= part.tensors()
+            state |= part.state(self.step)
+        keep = self.config.trainer.max_actor_ckpt_to_keep
+        if is_main(self.world):
+            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep)
+        return self.folder / "checkpoints" / f"global_step_{self.step}"
 
-    def _check(self, checkpoint: Checkpoint) -> None:
-        warmup = checkpoint.state.get("stage", {"warmup_steps": 0})["warmup_steps"]
-        if warmup != self.stages.warmup:
-            raise CheckpointError(
-                f"{checkpoint.path} is of a run with {warmup} steps of GAD's warmup, and this run has "
-                f"{self.stages.warmup}: set trainer.gad_warmup_steps={warmup}, or trainer.resume_mode=disable to start "
-                "again"
-            )
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint: every part is checked before any is changed.
 
-    def _load_more(self, checkpoint: Checkpoint) -> None:
-        if self.critic is not None:
-            self.critic.load(checkpoint, checkpoint.state.get("critic", {}))
-        elif "critic" in checkpoint.state:
+        Raises:
+            CheckpointError: it is of another run than this one's.
+        """
+        for part in self.parts.values():
+            part.check(checkpoint)
+        for part in self.parts.values():
+            part.load(checkpoint)
+        if "critic" in checkpoint.state and "critic" not in self.parts:
             self.console.notice(f"{checkpoint.path} holds a critic, which this run does not train: it goes on without")
-        self.kl_controller.load_state_dict(checkpoint.state["kl_controller"])
-        if self.reference is not None and "reference" in checkpoint.tensors:
-            self.reference.model.load_state_dict(checkpoint.tensors["reference"])
-            self.reference_step = checkpoint.state["reference_step"]
+        self.step = checkpoint.step
 
 
-@contextmanager
-def open_run(config: Config, *, make_engine: Callable[..., RolloutEngine] = LocalEngine) -> Iterator[Run]:
-    """Sets a run up, resumed where the config says so, and closes it again.
+@dataclass(kw_only=True)
+class TrainRun(Run):
+    """A run of reinforcement learning.
 
-    Args:
-        config: the resolved configuration.
-        make_engine: makes the rollout engine, called like `LocalEngine`.
-
-    Raises:
-        ValueError: a key, file, row or model cannot be used; says which and what to do.
+    Attributes:
+        compares_groups: whether the advantage compares the responses of a group.
     """
-    require_supported(config)
-    require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
-    if config.trainer.val_only:
-        require_keys(config, "data.val_files")
-    load_external(config)
-    trainer, model, data = config.trainer, config.actor_rollout_ref.model, config.data
-    device = choose_device(config)
-    tokenizer = load_actor_tokenizer(model)
-    distils = config.wants_discriminator
-    train_data, val_data, sampler = read_data(data, tokenizer, train_teacher=distils)
-    stages = Stages.of(config, sampler.batches_per_epoch)
-    total_steps = stages.warmup + (trainer.total_training_steps or trainer.total_epochs * sampler.batches_per_epoch)
-    longest = longest_sequence(data, train_data, val_data)
-    torch.manual_seed(trainer.seed)
-    policy = load_policy(model, tokenizer, device, longest, with_values=config.shares_backbone)
-    reference = load_policy(model, tokenizer, device, longest, train=False) if config.uses_reference else None
-    critic = None
-    if config.critic.enable and not config.shares_backbone:
-        critic = load_critic(config, tokenizer, device, longest, total_steps)
-    actor_steps = total_steps - stages.warmup - stages.critic_only
-    checkpoint, lines = where_to_resume(config, "train")
-    if actor_steps <= 0:
-        lines.append(
-            f"trainer.critic_warmup={trainer.critic_warmup} is no less than the {total_steps - stages.warmup} steps "
-            f"of this run{' after its warmup' if stages.warmup else ''}: the policy is never updated"
-        )
-    folder = run_folder(config, checkpoint, lines.append)
-    with ExitStack() as stack:
-        stack.enter_context(hold(folder))
-        rewards = stack.enter_context(
-            RewardManager(
-                config.reward,
-                config.custom_reward_function,
-                max_response_length=data.max_response_length,
-                source_optional=distils,
-            )
-        )
-        header = run_header(config, policy, train_data, folder)
-        if distils:
-            header["stages"] = stages.summary(total_steps)
-        engine = make_engine(
-            policy, tokenizer, seed=trainer.seed, max_num_seqs=config.actor_rollout_ref.rollout.max_num_seqs
-        )
-        stack.callback(engine.close)
-        said = [*lines, *notices(config, output_head(policy.model).weight.shape[0])]
-        console, tracker = stack.enter_context(watched(config, folder, checkpoint, total_steps, header, said))
-        limit = max(_TRAIN_SAMPLES, trainer.log_val_generations)
-        samples = SampleWriter(folder, limit, resume_step(checkpoint), amends=trainer.val_only)
-        stack.callback(samples.close)
-        synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-        run = Run(
-            config=config,
-            folder=folder,
-            tokenizer=tokenizer,
-            actor=Actor(policy, config.actor_rollout_ref.actor.optim, actor_steps),
-            critic=critic,
-            reference=reference,
-            kl_controller=get_kl_controller(config.algorithm.kl_ctrl),
-            engine=engine,
-            rewards=rewards,
-            train_data=train_data,
-            val_data=val_data,
-            sampler=sampler,
-            tracker=tracker,
-            console=console,
-            samples=samples,
-            clock=PhaseClock(synchronize, console.phase),
-            total_steps=total_steps,
-            stages=stages,
-        )
-        run.begin(checkpoint)
-        yield run
+
+    engine: RolloutEngine
+    critic: Critic
+    reference: Reference
+    schedule: Schedule
+    compares_groups: bool
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """See `Run.restore`; the engine samples with the checkpoint's weights from here on."""
+        super().restore(checkpoint)
+        self.engine.load_weights(self.actor.policy, self.step)

@@ -2,72 +2,90 @@
 
 from __future__ import annotations
 
-from gspo.algorithms.stats import Mean, to_floats
-from gspo.config import Config
+from collections.abc import Callable, Sequence
+
+from gspo.algorithms.stats import to_floats
 from gspo.evaluation.accuracy import answer_groups, summarize, validation_metrics
-from gspo.groups import Group
-from gspo.rollout import SamplingParams
-from gspo.trainer.answers import add_teachers
-from gspo.trainer.discriminator import pair_figures, teacher_control
-from gspo.trainer.pairs import overlap_metrics, pair_metrics, teacher_metrics
-from gspo.trainer.run import Run
+from gspo.groups import Group, Prompt
+from gspo.observe import PhaseClock, SampleWriter
+from gspo.rewards import RewardManager
+from gspo.rollout import RolloutEngine, SamplingParams
+from gspo.trainer.gad.discriminator import Discriminator
 
-__all__ = ["validate"]
+__all__ = ["Measure", "Validation", "accuracy", "held_out_pairs"]
 
-
-def validate(run: Run) -> dict[str, float]:
-    """Accuracy on the held-out prompts, and how the discriminator does on them; nothing without any."""
-    if run.val_data is None:
-        return {}
-    config = run.config
-    kwargs = config.actor_rollout_ref.rollout.val_kwargs
-    with run.clock("testing"):
-        groups = answer_groups(
-            run.engine,
-            run.rewards,
-            run.val_data.prompts,
-            validation_sampling(config),
-            n=kwargs.n,
-            batch_size=config.data.val_batch_size,
-        )
-        pairs = held_out(run, groups) if config.wants_discriminator else {}
-    if config.trainer.log_val_generations:
-        run.samples.write(groups[: config.trainer.log_val_generations], run.step, "val")
-    return validation_metrics(summarize(groups)) | pairs
+# Figures of the responses to held-out prompts, which the rewards have scored.
+Measure = Callable[[list[Group]], dict[str, float]]
 
 
-def held_out(run: Run, groups: list[Group]) -> dict[str, float]:
-    """The discriminator's figures on the pairs of held-out prompts that have a teacher's text; it never learns them."""
-    add_teachers(groups, run.tokenizer, run.config.data.max_response_length)
-    taught = [group for group in groups if group.teacher is not None]
-    if not taught:
-        run.tell_once(
-            f"data.val_files have no text in {run.config.data.teacher_key}: the discriminator is not measured on "
-            "held-out pairs",
-            "held-out pairs",
-        )
-        return {}
-    assert run.critic is not None
-    figures = pair_figures(taught, run.critic, run.config)
-    stats = {name.replace("critic/", "val-aux/gad/"): stat for name, stat in figures.items()}
-    stats |= pair_metrics(taught, run.tokenizer.eos_token_id, prefix="val-aux/gad")
-    stats |= overlap_metrics(taught, prefix="val-aux/gad")
-    stats |= teacher_control(taught, run.critic, run.config, prefix="val-aux/gad")
-    lengths = [float(len(response)) for group in taught for response in group.responses]
-    stats["val-aux/gad/response_length"] = Mean(sum(lengths), float(len(lengths)))
-    stats["val-aux/gad/teacher_length"] = teacher_metrics(taught)["teacher_length/mean"]
-    return to_floats(stats)
+class Validation:
+    """Samples responses to the held-out prompts, scores and measures them. Every rank answers all of them alike.
+
+    Args:
+        prompts: the held-out prompts; none are never measured.
+        engine: samples.
+        rewards: scores.
+        sampling: how tokens are drawn.
+        n: responses for each prompt.
+        batch_size: prompts that are sampled and scored at a time; None takes all at once.
+        measures: what is measured, each with names of its own.
+        samples: where the first responses are written.
+        num_samples: how many groups of them.
+        clock: times it as `testing`.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        engine: RolloutEngine,
+        rewards: RewardManager,
+        sampling: SamplingParams,
+        n: int,
+        batch_size: int | None,
+        measures: Sequence[Measure],
+        samples: SampleWriter,
+        num_samples: int,
+        clock: PhaseClock,
+    ) -> None:
+        self._prompts, self._engine, self._rewards = prompts, engine, rewards
+        self._sampling, self._n, self._batch_size = sampling, n, batch_size
+        self._measures, self._samples, self._num_samples = measures, samples, num_samples
+        self._clock = clock
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """The figures after a step; nothing without held-out prompts."""
+        if not self._prompts:
+            return {}
+        with self._clock("testing"):
+            groups = answer_groups(
+                self._engine, self._rewards, self._prompts, self._sampling, n=self._n, batch_size=self._batch_size
+            )
+            metrics: dict[str, float] = {}
+            for measure in self._measures:
+                metrics |= measure(groups)
+        if self._num_samples:
+            self._samples.write(groups[: self._num_samples], step, "val")
+        return metrics
 
 
-def validation_sampling(config: Config) -> SamplingParams:
-    """How validation responses are drawn."""
-    rollout = config.actor_rollout_ref.rollout
-    kwargs = rollout.val_kwargs
-    return SamplingParams(
-        max_tokens=config.data.max_response_length,
-        temperature=kwargs.temperature if kwargs.do_sample else 0.0,
-        top_p=kwargs.top_p,
-        top_k=kwargs.top_k or -1,
-        stop=tuple(rollout.stop),
-        ignore_eos=rollout.ignore_eos,
-    )
+def accuracy(groups: list[Group]) -> dict[str, float]:
+    """Accuracy by data source, as the rewards judge it."""
+    return validation_metrics(summarize(groups))
+
+
+def held_out_pairs(discriminator: Discriminator, say_once: Callable[[str, str], None], teacher_key: str) -> Measure:
+    """Measures a discriminator on the held-out prompts that have a teacher's text."""
+
+    def measure(groups: list[Group]) -> dict[str, float]:
+        discriminator.add_teachers(groups)
+        taught = [group for group in groups if group.teacher is not None]
+        if not taught:
+            say_once(
+                f"data.val_files have no text in {teacher_key}: the discriminator is not measured on held-out pairs",
+                "held-out pairs",
+            )
+            return {}
+        return to_floats(discriminator.held_out(taught, prefix="val-aux/gad"))
+
+    return measure

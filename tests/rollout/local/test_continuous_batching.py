@@ -10,11 +10,10 @@ from models_helpers import FAMILIES, random_groups, tiny_model
 from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, GroupBatch, Outcome, Prompt
-from gspo.models import Policy
+from gspo.models import Backbone, Inputs, Policy, Read, Reading
 from gspo.models.scratch import character_tokenizer
 from gspo.rollout import LocalEngine, SamplingParams
 from gspo.rollout.local import block, joining
-from gspo.rollout.local import engine as local
 from gspo.rollout.local.cache import DecodeCache
 from gspo.rollout.local.prefill import Prefill
 
@@ -30,17 +29,18 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, set[int]]]:
     """(kind, batch rows, distinct numbers of own tokens) of every call of the model."""
     found: list[tuple[str, int, set[int]]] = []
-    real = local.forward_hidden
+    real = Backbone.forward
 
-    def counted(model: Any, input_ids: Any, position_ids: Any, context: Prefill | DecodeCache) -> Any:
+    def counted(backbone: Backbone, inputs: Inputs, read: Read) -> Reading:
+        context = inputs.context
         if isinstance(context, Prefill):
             found.append(("prefill", len(context.spans), {0}))
-        else:
+        elif isinstance(context, DecodeCache):
             places = {int(n) for b in context._blocks for n in b.position - b.starts}
-            found.append(("decode", len(input_ids), places))
-        return real(model, input_ids, position_ids, context)
+            found.append(("decode", len(inputs.input_ids), places))
+        return real(backbone, inputs, read)
 
-    monkeypatch.setattr(local, "forward_hidden", counted)
+    monkeypatch.setattr(Backbone, "forward", counted)
     return found
 
 

@@ -81,7 +81,7 @@ def evaluate_models(
     folder = Path(args.out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: name a folder")
-    device = choose_device(config)
+    device = choose_device(config.trainer)
     evaluations: list[Evaluation] = []
     with RewardManager(
         config.reward, config.custom_reward_function, max_response_length=sampling.max_tokens

@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from gspo.checkpoint import Checkpoint, find_latest, load_checkpoint
 from gspo.config import Config, load_config
 from gspo.config.schema import ModelConfig
-from gspo.models import Policy
-from gspo.trainer.actor import load_actor_tokenizer, load_policy
-from gspo.trainer.hub import HubError
+from gspo.models import Policy, load_actor_tokenizer, load_policy
+from gspo.models.hub import HubError
 
 __all__ = ["Candidate", "find_candidates"]
 
@@ -36,7 +35,7 @@ class Candidate:
 
     name: str
     model: ModelConfig
-    weights: Path | None
+    weights: Checkpoint | None
     about: str
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -66,7 +65,7 @@ class Candidate:
         except ValueError as error:
             raise ValueError(self._explained(error)) from error
         if self.weights is not None:
-            self._load_weights(policy, load_checkpoint(self.weights))
+            self._load_weights(policy, self.weights)
         return policy
 
     def _load_weights(self, policy: Policy, checkpoint: Checkpoint) -> None:
@@ -127,7 +126,7 @@ def _find(name: str, config: Config) -> Candidate:
     if (path / "config.json").is_file():
         return Candidate(name, replace(model, path=str(path)), None, "Hugging Face folder")
     if (path / "state.json").is_file() or _CHECKPOINT_NAME.fullmatch(path.name):
-        return _of_checkpoint(name, path, path.resolve().parent.parent, config)
+        return _of_checkpoint(name, load_checkpoint(path), path.resolve().parent.parent, config)
     if (path / "config.yaml").is_file():
         return _of_run(name, path, config)
     raise ValueError(f"MODEL {name} is a folder without config.json, config.yaml or state.json: give {_KINDS}")
@@ -138,8 +137,9 @@ def _of_run(name: str, run: Path, config: Config) -> Candidate:
     exported = run / "huggingface"
     latest = find_latest(run)
     finished = (exported / "config.json").is_file()
-    if latest.path is not None and not (finished and _written(exported / "config.json") >= _written(latest.path)):
-        return _of_checkpoint(name, latest.path, run, config)
+    found = latest.checkpoint
+    if found is not None and not (finished and _written(exported / "config.json") >= _written(found.path)):
+        return _of_checkpoint(name, found, run, config)
     if finished:
         model = replace(config.actor_rollout_ref.model, path=str(exported))
         return Candidate(name, model, None, f"run, its {exported.name}/")
@@ -150,8 +150,8 @@ def _of_run(name: str, run: Path, config: Config) -> Candidate:
     )
 
 
-def _of_checkpoint(name: str, path: Path, run: Path, config: Config) -> Candidate:
-    checkpoint = load_checkpoint(path)
+def _of_checkpoint(name: str, checkpoint: Checkpoint, run: Path, config: Config) -> Candidate:
+    path = checkpoint.path
     about = f"checkpoint after step {checkpoint.step}"
     exported = path / "huggingface"
     if (exported / "config.json").is_file():
@@ -164,7 +164,7 @@ def _of_checkpoint(name: str, path: Path, run: Path, config: Config) -> Candidat
             "the checkpoint in its run's folder"
         )
     began_with = load_config(str(run), "config").actor_rollout_ref.model
-    return Candidate(name, replace(began_with, **_user_set(config)), path, about)
+    return Candidate(name, replace(began_with, **_user_set(config)), checkpoint, about)
 
 
 def _user_set(config: Config) -> dict[str, Any]:

@@ -115,7 +115,8 @@ class _FusedMLP(nn.Module):
 def use_fused_kernels(model: nn.Module) -> None:
     """Puts a model's linear layers, norms, MLPs and attention layers on this project's operations where they serve.
 
-    In place; names and weights stay. Nothing changes on another device or in another type than float32.
+    In place; names and weights stay. Nothing changes on another device or in another type than float32, nor where it
+    was done before.
     """
     use_fast_linears(model)
     _fuse_modules(model)
@@ -126,7 +127,7 @@ def _fuse_modules(model: nn.Module) -> None:
     """Replaces the norms and gated MLPs that are of the usual form."""
     agreed: dict[tuple[type, tuple[int, ...]], bool] = {}
     for module in model.modules():
-        weight = _leading_weight(module)
+        weight = None if isinstance(module, (_FusedNorm, _FusedMLP)) else _leading_weight(module)
         if weight is None or not on_cpu_in_float32(weight, weight):
             continue
         original, mixin = type(module), _FusedNorm if weight.dim() == 1 else _FusedMLP

@@ -145,7 +145,7 @@ def _layers(module: nn.Module) -> tuple[FastLinear, ...]:
 def fuse_attention(model: nn.Module) -> None:
     """Replaces the attention layers that are of the usual form, in place."""
     for module in model.modules():
-        if _may_be_usual(module):
+        if not isinstance(module, _FusedAttention) and _may_be_usual(module):
             original = type(module)
             module.__class__ = type(f"Fused{original.__name__}", (_FusedAttention, original), {})
             if not _agrees(cast(_FusedAttention, module), original):

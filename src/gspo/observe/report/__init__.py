@@ -3,6 +3,6 @@
 from gspo.observe.report.build import build_report
 from gspo.observe.report.comparison import FIGURES, Variant
 from gspo.observe.report.comparison_page import build_comparison, cell
-from gspo.observe.report.run import load_run
+from gspo.observe.report.run import read_curves
 
-__all__ = ["FIGURES", "Variant", "build_comparison", "build_report", "cell", "load_run"]
+__all__ = ["FIGURES", "Variant", "build_comparison", "build_report", "cell", "read_curves"]

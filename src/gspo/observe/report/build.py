@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from gspo.observe.report.charts import chart_groups
 from gspo.observe.report.readings import Verdict, read_run
-from gspo.observe.report.run import Curve, Run, load_run
+from gspo.observe.report.run import Curve, Run, read_curves
 from gspo.observe.sparkline import duration, quantity
 
 __all__ = ["build_report", "render_page"]
@@ -32,7 +32,7 @@ def build_report(run_dir: str | Path) -> Path:
     Raises:
         ValueError: the folder has no `metrics.jsonl`, or one of its files cannot be read.
     """
-    run = load_run(Path(run_dir))
+    run = read_curves(Path(run_dir))
     verdicts = read_run(run)
     groups = chart_groups(run)
     charts = [chart for _, found in groups for chart in found]

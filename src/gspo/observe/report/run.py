@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from gspo.observe.jsonl import read_jsonl
 
-__all__ = ["Curve", "Run", "load_run"]
+__all__ = ["Curve", "Run", "read_curves"]
 
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/(?P<figure>mean@\d+)")
 _END_SHARE = 0.1  # the first and the last tenth of a noisy curve stand for its start and its end
@@ -98,7 +98,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def load_run(folder: Path) -> Run:
+def read_curves(folder: Path) -> Run:
     """Reads a run folder.
 
     Raises:

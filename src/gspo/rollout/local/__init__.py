@@ -1,5 +1,12 @@
 """The local engine: batched sampling with the trainer's own weights."""
 
+from gspo.rollout.engine import EngineContext, register_engine
 from gspo.rollout.local.engine import LocalEngine
 
-__all__ = ["LocalEngine"]
+__all__ = ["LocalEngine", "make_local"]
+
+
+@register_engine("local")
+def make_local(context: EngineContext) -> LocalEngine:
+    """The engine `actor_rollout_ref.rollout.name=local`."""
+    return LocalEngine(context.policy, context.tokenizer, seed=context.seed, max_num_seqs=context.max_num_seqs)

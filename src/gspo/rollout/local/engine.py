@@ -13,12 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, Prompt
-from gspo.models import Policy, end_token_ids, output_head, pack
-from gspo.models.attention import forward_hidden
-from gspo.models.cpu.linear import packed_weights
-from gspo.models.flex_attention import allows_flex_attention
-from gspo.models.logits import OutputHead
-from gspo.models.precision import copies_held, product_dtype
+from gspo.models import Inputs, Policy, Read, end_token_ids, pack
 from gspo.models.transfer import to_device
 from gspo.rollout.engine import SamplingParams
 from gspo.rollout.local.cache import DecodeCache
@@ -74,14 +69,8 @@ class LocalEngine:
         on_ended: Callable[[int], None] | None = None,
     ) -> list[Group]:
         """See `RolloutEngine`."""
-        model = self._policy.model
-        was_training = model.training
-        model.eval()
-        try:
-            with packed_weights(model) if product_dtype(model) is None else copies_held(model):
-                return self._generate(prompts, sampling, n, step, on_ended)
-        finally:
-            model.train(was_training)
+        with self._policy.backbone.sampling():
+            return self._generate(prompts, sampling, n, step, on_ended)
 
     @torch.inference_mode()
     def _generate(
@@ -92,8 +81,7 @@ class LocalEngine:
         step: int,
         on_ended: Callable[[int], None] | None,
     ) -> list[Group]:
-        model, device = self._policy.model, self._policy.device
-        head = output_head(model).cast()
+        backbone, device = self._policy.backbone, self._policy.device
         endings = Endings(self._tokenizer, self._end_tokens.to(device), sampling)
         samples = Samples([response_key(self._seed, step, p.uid, i) for p in prompts for i in range(n)])
         rows = Rows.start(torch.arange(0), endings.tail, device)
@@ -113,7 +101,7 @@ class LocalEngine:
             entering = prompts[entered : entered + self._room(num_alive, len(prompts) - entered, n)]
             if entering:
                 first, entered = entered, entered + len(entering)
-                prefill, logits = self._prefill(entering, head)
+                prefill, logits = self._prefill(entering)
                 new = Rows.start(torch.arange(first * n, entered * n), endings.tail, device)
                 draw(new, logits.repeat_interleave(n, 0))
                 keep = rows.alive.nonzero()[:, 0]
@@ -128,9 +116,10 @@ class LocalEngine:
                 keep = rows.alive.nonzero()[:, 0]
                 cache.exchange(keep)
                 rows = rows.pick(keep)
-            hidden = forward_hidden(model, rows.tokens[:, None], cache.position_ids, cache)[:, 0]
+            logits = backbone(Inputs(rows.tokens[:, None], cache.position_ids, cache), Read(logits=True)).logits
             cache.advance()
-            draw(rows, head.logits(hidden))
+            draw(rows, logits)
+            del logits
         responses = [endings.response(*drawn) for drawn in samples.finished()]
         return [Group(prompt, responses[i * n : (i + 1) * n]) for i, prompt in enumerate(prompts)]
 
@@ -140,11 +129,11 @@ class LocalEngine:
         free = capacity - num_alive
         return free // n if free >= min(max(n, _FREE_PART * capacity), num_waiting * n) else 0
 
-    def _prefill(self, prompts: Sequence[Prompt], head: OutputHead) -> tuple[Prefill, Tensor]:
+    def _prefill(self, prompts: Sequence[Prompt]) -> tuple[Prefill, Tensor]:
         """Runs prompts; also returns the logits behind each. (prompts, vocabulary)"""
-        model = self._policy.model
+        backbone = self._policy.backbone
         row = pack([Group(prompt, []) for prompt in prompts], device=self._policy.device)
-        prefill = Prefill(row, allows_flex_attention(model))
-        hidden = forward_hidden(model, row.input_ids, row.position_ids, prefill)[0]
-        last = torch.tensor([span.responses_start - 1 for span in row.spans])
-        return prefill, head.logits(hidden[to_device(last, hidden.device)])
+        prefill = Prefill(row, backbone.compute.flex)
+        last = to_device(torch.tensor([span.responses_start - 1 for span in row.spans]), row.input_ids.device)
+        logits = backbone(Inputs(row.input_ids, row.position_ids, prefill), Read(last, logits=True)).logits
+        return prefill, logits

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gspo.cli import main
-from gspo.trainer import hub
+from gspo.models import hub
 
 
 @pytest.fixture

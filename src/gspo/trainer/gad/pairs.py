@@ -12,24 +12,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.algorithms.stats import Derived, Max, Mean, Min, Stat
 from gspo.evaluation.overlap import overlap
 from gspo.groups import Group, Prompt, Response
 
 __all__ = ["overlap_metrics", "pair_accuracy", "pair_metrics", "teacher_metrics", "teachers_by_prompt"]
 
 
-def pair_accuracy(student: Tensor, teacher: Tensor) -> float:
+def pair_accuracy(student: Tensor, teacher: Tensor) -> Derived:
     """How often one number tells the teacher of a pair: the better of "the larger" and "the smaller"; ties are 1/2.
 
-    The direction is chosen on the same pairs, so chance is a little above 1/2 on few of them.
+    The direction is chosen on the same pairs, those of all ranks, so chance is a little above 1/2 on few of them.
 
     Args:
         student: the number of the student's response. (pairs,)
         teacher: the number of the teacher's. (pairs,)
     """
     larger = (teacher > student).double() + 0.5 * (teacher == student)
-    share = float(larger.mean())
+    return Derived(torch.stack([larger.sum(), torch.tensor(float(len(larger)), dtype=torch.float64)]), _better_side)
+
+
+def _better_side(sums: Tensor) -> float:
+    share = float(sums[0] / sums[1])
     return max(share, 1 - share)
 
 
@@ -51,8 +55,8 @@ def pair_metrics(groups: Sequence[Group], end_token: int | None, prefix: str = "
     lengths = torch.tensor([[len(student), len(teacher)] for student, teacher in pairs])
     ended = torch.tensor([[int(ends(student)), int(ends(teacher))] for student, teacher in pairs])
     return {
-        f"{prefix}/length_acc": Mean(pair_accuracy(*lengths.unbind(1))),
-        f"{prefix}/eos_acc": Mean(pair_accuracy(*ended.unbind(1))),
+        f"{prefix}/length_acc": pair_accuracy(*lengths.unbind(1)),
+        f"{prefix}/eos_acc": pair_accuracy(*ended.unbind(1)),
     }
 
 

@@ -1,0 +1,101 @@
+"""Loads the policy and its like, as `actor_rollout_ref.model` asks, or takes a model that is handed over."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gspo.config.schema import ModelConfig
+from gspo.models.hub import require_hub
+from gspo.models.loading import load_model, load_tokenizer
+from gspo.models.policy import Policy, verify_packed_forward
+from gspo.models.preparing import prepare_model
+from gspo.models.scalar_head import scalar_head
+
+__all__ = ["load_actor_tokenizer", "load_policy"]
+
+
+def load_actor_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that `actor_rollout_ref.model` names; the first thing that a command loads."""
+    for name in filter(None, (config.tokenizer_path, config.path)):
+        require_hub(name)
+    return load_tokenizer(
+        config.tokenizer_path or config.path,
+        chat_template=config.chat_template,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def load_policy(
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: str,
+    longest: int,
+    *,
+    train: bool = True,
+    needs_head: bool = True,
+    path_key: str = "actor_rollout_ref.model.path",
+    with_values: bool = False,
+    model: PreTrainedModel | None = None,
+) -> Policy:
+    """The policy that `actor_rollout_ref.model` names, checked to run what the run will ask of it.
+
+    Args:
+        config: the `model` section.
+        tokenizer: whose tokens it reads.
+        device: where it goes.
+        longest: tokens of the longest prompt and response together.
+        train: whether gradients are wanted.
+        needs_head: whether the output head must be among the weights.
+        path_key: the configuration's key of the model's path, for messages.
+        with_values: give it a value head, which starts at zero.
+        model: used in place of reading `config.path`; it is changed in place, and its weights get `config.dtype`.
+
+    Raises:
+        ValueError: it cannot be loaded or packed, or it is too small for the tokenizer or the lengths; or there is a
+            model and `config.override_config`, which applies where one is read.
+    """
+    path = config.path if model is None else None
+    if model is None:
+        model = load_model(
+            config.path,
+            dtype=config.dtype,
+            override_config=config.override_config,
+            trust_remote_code=config.trust_remote_code,
+            needs_head=needs_head,
+            path_key=path_key,
+        )
+    elif config.override_config:
+        raise ValueError(
+            "actor_rollout_ref.model.override_config replaces entries where a model is read from a folder, and this "
+            "one is an object: set them when you make it, and take override_config out"
+        )
+    compute = prepare_model(
+        model,
+        dtype=config.dtype if path is None else None,
+        device=device,
+        gradient_checkpointing=config.enable_gradient_checkpointing and train,
+        use_fused_kernels=config.use_fused_kernels,
+        mixed_precision=config.mixed_precision,
+        path=path,
+    )
+    policy = Policy(model, scalar_head(model) if with_values else None, compute)
+    name, vocabulary = "that was given" if path is None else f"in {path}", policy.vocabulary_size
+    if len(tokenizer) > vocabulary:
+        remedy = (
+            "actor_rollout_ref.model.tokenizer_path to the model's own"
+            if path_key == "actor_rollout_ref.model.path"
+            else f"{path_key} to a model that reads the actor's tokens"
+        )
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {name} only {vocabulary}: "
+            f"they do not belong together; set {remedy}"
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"the longest prompt and data.max_response_length together are {longest} tokens, and the model "
+            f"{name} has {positions} positions: lower data.max_response_length or data.max_prompt_length"
+        )
+    verify_packed_forward(policy)
+    model.requires_grad_(train)
+    return policy

@@ -1,0 +1,118 @@
+"""GAD's stages in one run (arXiv 2511.10643, section 2.2).
+
+warmup          the student learns the teacher's text by cross-entropy, the discriminator the student's samples
+discriminator   the discriminator alone, for `trainer.critic_warmup` steps
+adversarial     the student learns from the discriminator's scores, the discriminator from the student's samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from torch import Tensor
+
+from gspo.checkpoint import Checkpoint, CheckpointError
+from gspo.config.schema import TrainerConfig
+
+__all__ = ["NoStages", "Stage", "Stages"]
+
+
+class Stage(IntEnum):
+    """What a training step updates; the number is logged."""
+
+    WARMUP = 0
+    DISCRIMINATOR = 1
+    ADVERSARIAL = 2
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Which steps of a GAD run belong to which stage; a part of its checkpoints.
+
+    Attributes:
+        warmup: steps of the first stage, the first ones.
+        critic_only: steps after them that leave the policy as it is.
+    """
+
+    warmup: int
+    critic_only: int
+
+    @classmethod
+    def of(cls, trainer: TrainerConfig, batches_per_epoch: int) -> Stages:
+        """The stages that the configuration asks for."""
+        warmup = trainer.gad_warmup_epochs * batches_per_epoch if trainer.gad_warmup_steps is None else 0
+        return cls(warmup + (trainer.gad_warmup_steps or 0), trainer.critic_warmup)
+
+    def at(self, step: int) -> Stage:
+        """The stage of a step, counted from 1."""
+        if step <= self.warmup:
+            return Stage.WARMUP
+        return Stage.DISCRIMINATOR if step <= self.warmup + self.critic_only else Stage.ADVERSARIAL
+
+    def summary(self, total_steps: int) -> str:
+        """The stages and their steps, for the run's header."""
+        lengths = {
+            "warmup on the teacher's text": self.warmup,
+            "discriminator alone": self.critic_only,
+            "adversarial": max(0, total_steps - self.warmup - self.critic_only),
+        }
+        return ", then ".join(
+            f"{length} step{'s' * (length != 1)} {name}" for name, length in lengths.items() if length
+        )
+
+    # As a part of a checkpoint.
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """No tensors."""
+        return {}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """`stage`: its name after this step, and the length of the warmup, which counts before all other steps."""
+        return {"stage": {"name": self.at(step).name.lower(), "warmup_steps": self.warmup}}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Checks that a checkpoint's warmup is this run's.
+
+        Raises:
+            CheckpointError: it has another length.
+        """
+        _check_warmup(checkpoint, self.warmup)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Nothing to take up: the stage follows from the step."""
+
+
+class NoStages:
+    """What a run without a discriminator has in place of stages: it goes on from no run that had a warmup."""
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """No tensors."""
+        return {}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """No key."""
+        del step
+        return {}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Checks that a checkpoint is of a run without a warmup.
+
+        Raises:
+            CheckpointError: it had one.
+        """
+        _check_warmup(checkpoint, 0)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Nothing to take up."""
+
+
+def _check_warmup(checkpoint: Checkpoint, mine: int) -> None:
+    warmup = checkpoint.state.get("stage", {"warmup_steps": 0})["warmup_steps"]
+    if warmup != mine:
+        raise CheckpointError(
+            f"{checkpoint.path} is of a run with {warmup} steps of GAD's warmup, and this run has {mine}: "
+            f"set trainer.gad_warmup_steps={warmup}, or trainer.resume_mode=disable to start again"
+        )

@@ -1,0 +1,304 @@
+"""What the updates of a step need, all of it from before them: log-probabilities, values, rewards, advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gspo.algorithms import compute_rollout_correction_and_rejection_mask
+from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
+from gspo.algorithms.stats import Mean, merge_stats
+from gspo.checkpoint import Checkpoint
+from gspo.config.schema import AlgorithmConfig, RolloutCorrectionConfig
+from gspo.groups import GroupBatch
+from gspo.models import Policy
+from gspo.observe import PhaseClock
+from gspo.trainer.advantages import add_advantages, add_rewards
+from gspo.trainer.batching import Cut, passes
+from gspo.trainer.critics import Critic, Stats
+from gspo.world import World, count
+
+__all__ = [
+    "HeldReference",
+    "NoReference",
+    "OldLogProbs",
+    "Preparation",
+    "Reference",
+    "add_log_probs",
+    "correct_rollout",
+]
+
+# Another order of the same float32 sums differs by about 1e-5 nats; other weights, or a sampler that computes the
+# model in another way, by far more.
+_TOLERANCE = 1e-3
+
+
+@torch.no_grad()
+def add_log_probs(batch: GroupBatch, policy: Policy, temperature: float, cut: Cut, world: World) -> Stats:
+    """`old_log_probs`: each token's log-probability under the policy before it is updated.
+
+    With a value head on the policy's backbone also `values`, from the same pass.
+    """
+    log_probs, entropies, values = [], [], []
+    for part in passes(batch, cut, world):
+        log_prob, entropy, value = policy.log_probs_and_values(part, temperature, with_entropy=True)
+        if part.weightless:
+            continue
+        log_probs.append(log_prob)
+        entropies.append(entropy)
+        if value is not None:
+            values.append(value)
+    mask = batch["response_mask"]
+    batch["old_log_probs"] = torch.cat([mask[:0], *log_probs]).float()
+    if policy.value_head is not None:
+        batch["values"] = torch.cat([mask[:0], *values])
+    return {"actor/entropy": Mean.masked(torch.cat([mask[:0], *entropies]), mask)}
+
+
+class OldLogProbs:
+    """Where a step's old log-probabilities come from: the samples themselves, or a pass of their own.
+
+    Args:
+        policy: the policy, before it is updated.
+        temperature: at which log-probabilities are taken.
+        cut: of such a pass.
+        bypass: `algorithm.rollout_correction.bypass_mode`: whether the samples' serve; None: where a first batch shows
+            that they are the policy's.
+        say: prints a notice.
+        world: the ranks.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        temperature: float,
+        cut: Cut,
+        bypass: bool | None,
+        say: Callable[[str], None],
+        world: World,
+    ) -> None:
+        self._policy, self._temperature, self._cut = policy, temperature, cut
+        self._say, self._world = say, world
+        # Products in 16 bits are rounded in other places in sampling than in training: there samples never serve
+        # undecided, since a comparison so close could end otherwise in a process that resumes.
+        undecided = bypass is None and policy.product_dtype.itemsize >= torch.float32.itemsize
+        self._samples_serve = None if undecided else bool(bypass)
+
+    def add(self, batch: GroupBatch) -> Stats:
+        """`old_log_probs`, and the figures of the pass where one was made.
+
+        Undecided, a process compares its first batch: where the log-probabilities that came with the samples are those
+        of the policy, they serve, in that batch and from then on, and the pass over every batch is saved.
+        """
+        if not self._samples_serve:
+            stats = add_log_probs(batch, self._policy, self._temperature, self._cut, self._world)
+            if self._samples_serve is None:
+                self._samples_serve = self._compare(batch)
+            if not self._samples_serve:
+                return stats
+        batch["old_log_probs"] = batch["rollout_log_probs"]
+        return {}  # whatever step it was: a resumed run logs what an uninterrupted one does
+
+    def _compare(self, batch: GroupBatch) -> bool:
+        """Whether the samples' are the policy's, on every rank."""
+        drift = (batch["old_log_probs"] - batch["rollout_log_probs"]).abs() * batch["response_mask"]
+        furthest = float(drift.max()) if len(batch) else 0.0
+        if not self._world.any(not furthest <= _TOLERANCE):
+            return True
+        how_far = f"by up to {furthest:.1g} nats" if furthest > _TOLERANCE else "on another rank"
+        self._say(
+            f"log-probabilities of the samples differ from the policy's {how_far}, so that the old "
+            "ones are computed again in every step (algorithm.rollout_correction.bypass_mode=true takes the samples' "
+            "all the same)"
+        )
+        return False
+
+
+class Reference(Protocol):
+    """The model that the policy is kept near to; a part of the checkpoint."""
+
+    def add(self, batch: GroupBatch) -> None:
+        """`ref_log_prob`: each token's log-probability under the reference."""
+        ...
+
+    def sync(self, step: int) -> None:
+        """Makes the policy the reference where it is time to."""
+        ...
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Its weights, where they are not those of the model that the run began with."""
+        ...
+
+    def state(self, step: int) -> dict[str, Any]:
+        """`reference_step`: the step whose weights it holds; 0 for the model that the run began with."""
+        ...
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Whether a run can go on from a checkpoint."""
+        ...
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Takes up the weights of a checkpoint that has some."""
+        ...
+
+
+class NoReference:
+    """Nothing holds the policy: no divergence is asked for."""
+
+    def add(self, batch: GroupBatch) -> None:
+        """Nothing is added."""
+
+    def sync(self, step: int) -> None:
+        """There is nothing to move."""
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """No weights."""
+        return {}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The key that every run's checkpoint has."""
+        del step
+        return {"reference_step": 0}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Any checkpoint will do."""
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Nothing is taken up."""
+
+
+class HeldReference:
+    """A reference model: the policy that the run began with, or as of the last sync.
+
+    Args:
+        policy: the reference.
+        actor: the policy that is trained.
+        temperature: at which log-probabilities are taken.
+        cut: of its passes.
+        every: steps after which it becomes the policy, each time; None: never.
+        warm: the step after which it becomes the policy once: GAD's reference is the student after its warmup. 0: none.
+        clock: times its passes as `ref`.
+        world: the ranks.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        actor: Policy,
+        temperature: float,
+        cut: Cut,
+        every: int | None,
+        warm: int,
+        clock: PhaseClock,
+        world: World,
+    ) -> None:
+        self.policy = policy
+        self.step = 0
+        self._actor, self._temperature, self._cut = actor, temperature, cut
+        self._every, self._warm = every, warm
+        self._clock, self._world = clock, world
+
+    @torch.no_grad()
+    def add(self, batch: GroupBatch) -> None:
+        """See `Reference`."""
+        with self._clock("ref"):
+            parts = passes(batch, self._cut, self._world)
+            log_probs = [(self.policy.log_probs(part, self._temperature)[0], part) for part in parts]
+            own = [log_prob for log_prob, part in log_probs if not part.weightless]
+            batch["ref_log_prob"] = torch.cat([batch["response_mask"][:0], *own]).float()
+
+    def sync(self, step: int) -> None:
+        """See `Reference`."""
+        warm = 0 < self._warm == step
+        if warm or (self._every is not None and step % self._every == 0):
+            self.policy.model.load_state_dict(self._actor.model.state_dict())
+            self.step = step
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """See `Reference`."""
+        return {"reference": self.policy.model.state_dict()} if self.step > 0 else {}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """See `Reference`."""
+        del step
+        return {"reference_step": self.step}
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Any checkpoint will do: one without a reference leaves the model that the run began with."""
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """See `Reference`."""
+        if "reference" in checkpoint.tensors:
+            self.policy.model.load_state_dict(checkpoint.tensors["reference"])
+            self.step = checkpoint.state["reference_step"]
+
+
+def correct_rollout(batch: GroupBatch, settings: RolloutCorrectionConfig) -> Stats:
+    """`rollout_is_weights` and `kept_mask`, as `algorithm.rollout_correction` asks: weights of the policy loss, and
+    the tokens that it counts. Advantages and values are of all tokens; pi_old stays the trainer's own.
+    """
+    if not settings.active:
+        return {}
+    weights, kept, stats = compute_rollout_correction_and_rejection_mask(
+        batch["old_log_probs"],
+        batch["rollout_log_probs"],
+        batch["response_mask"],
+        rollout_is=settings.rollout_is,
+        rollout_is_threshold=settings.rollout_is_threshold,
+        rollout_rs=settings.rollout_rs,
+        rollout_rs_threshold=settings.rollout_rs_threshold,
+    )
+    batch["kept_mask"] = kept
+    if weights is not None:
+        batch["rollout_is_weights"] = weights
+    return stats
+
+
+class Preparation:
+    """What the updates of a step need, in the order in which each needs the one before.
+
+    Args:
+        algorithm: the `algorithm` section.
+        old_log_probs: where they come from.
+        always_old: whether they are needed even if the policy moves once in a step only.
+        updates: how the actor's updates cut a batch; several of them need old log-probabilities.
+        reference: the reference model.
+        critic: whose values are added.
+        kl_controller: the weight of the divergence in the reward.
+        clock: times it as `old_log_prob`, `ref`, `values` and `adv`.
+        world: the ranks.
+    """
+
+    def __init__(
+        self,
+        algorithm: AlgorithmConfig,
+        *,
+        old_log_probs: OldLogProbs,
+        always_old: bool,
+        updates: Cut,
+        reference: Reference,
+        critic: Critic,
+        kl_controller: AdaptiveKLController | FixedKLController,
+        clock: PhaseClock,
+        world: World,
+    ) -> None:
+        self._algorithm, self._always_old, self._updates = algorithm, always_old, updates
+        self._old_log_probs, self._reference, self._critic = old_log_probs, reference, critic
+        self._kl_controller, self._clock, self._world = kl_controller, clock, world
+
+    def prepare(self, batch: GroupBatch) -> Stats:
+        """Takes a batch of scored responses to advantages; the figures of the passes that it made."""
+        stats: list[Stats] = []
+        if self._always_old or self._updates.updates(count(self._world, len(batch.groups))) > 1:
+            with self._clock("old_log_prob"):
+                stats.append(self._old_log_probs.add(batch))
+        self._reference.add(batch)
+        stats.append(self._critic.prepare(batch))
+        with self._clock("adv"):
+            stats.append(add_rewards(batch, self._kl_controller, self._algorithm, self._world))
+            add_advantages(batch, self._algorithm, self._world)
+            stats.append(correct_rollout(batch, self._algorithm.rollout_correction))
+        return merge_stats(stats)
