@@ -6,10 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gspo.algorithms import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
+from gspo.methods import ADVANTAGES, LOSSES
 from gspo.models.scratch import make_model_folder
 from gspo.rewards.functions import REWARD_REGISTRY
 from gspo.rollout.engine import ENGINE_REGISTRY
@@ -25,8 +27,15 @@ def compute_score(data_source, solution_str, ground_truth, extra_info):
 @pytest.fixture(autouse=True)
 def _registered_names() -> Iterator[None]:
     """What a test registers is unknown to the next one, and a file that registered it is run anew there."""
-    known = (ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY, REWARD_REGISTRY, ENGINE_REGISTRY)
-    registries = [(registry, dict(registry)) for registry in known]
+    tables: tuple[dict[str, Any], ...] = (
+        ADV_ESTIMATOR_REGISTRY,
+        POLICY_LOSS_REGISTRY,
+        ADVANTAGES,
+        LOSSES,
+        REWARD_REGISTRY,
+        ENGINE_REGISTRY,
+    )
+    registries = [(table, dict(table)) for table in tables]
     yield
     for registry, before in registries:
         registry.clear()

@@ -438,7 +438,7 @@ KEYS: dict[str, tuple[Case, str]] = {
     "external module raises": (
         lambda b: [b.file("mine.py", "1 / 0", "algorithm.external_modules")],
         "algorithm.external_modules: DIR/mine.py does not run: ZeroDivisionError: division by zero (mine.py, "
-        "line 1): ... it",
+        "line 1): fix it",
     ),
     "external module lacks the loss": (
         lambda b: [b.file("mine.py", "", "algorithm.external_modules"), f"{ACTOR}.policy_loss=mine"],

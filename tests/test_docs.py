@@ -56,7 +56,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_commands_parse_and_their_keys_load(page: Path) -> None:
+def test_commands_parse_and_their_keys_load(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)  # the pages name files of the user's own by their place in the repository
     for words in commands(page):
         try:
             args = _parser().parse_args(words)

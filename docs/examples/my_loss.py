@@ -4,6 +4,10 @@
         actor_rollout_ref.actor.policy_loss=asymmetric_reinforce algorithm.adv_estimator=rank
 
 The file is run once, at the start. Tensors are (responses, tokens); `response_mask` says which tokens count.
+
+The facts next to a name say what the rest of the program must know of the function: here that the loss does not clip,
+is averaged over responses, and that a response of advantage zero adds nothing to it, so that it need not be run. A fact
+that is left out has the default of `gspo.methods.PolicyLoss` or `gspo.methods.Advantage`.
 """
 
 from __future__ import annotations
@@ -14,16 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gspo.algorithms import Mean, Stat, agg_loss, register_adv_est, register_policy_loss
+from gspo.algorithms import Mean, Stat, agg_loss, register_advantage, register_policy_loss
 
 
-@register_policy_loss("asymmetric_reinforce")
+@register_policy_loss(
+    "asymmetric_reinforce",
+    clip=None,
+    aggregation="seq-mean-token-mean",
+    zero_advantage_is_zero=True,
+    zero_advantage_never_clips=True,
+)
 def asymmetric_reinforce(
     old_log_prob: Tensor,
     log_prob: Tensor,
     advantages: Tensor,
     response_mask: Tensor,
-    loss_agg_mode: str = "token-mean",
+    loss_agg_mode: str = "seq-mean-token-mean",
     config: Any = None,
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Stat]]:
@@ -39,7 +49,7 @@ def asymmetric_reinforce(
     return loss, {"actor/ppo_kl": Mean.masked(old_log_prob - log_prob.detach(), response_mask)}
 
 
-@register_adv_est("rank")
+@register_advantage("rank", min_responses=2)
 def rank_advantage(token_level_rewards: Tensor, response_mask: Tensor, index: np.ndarray) -> tuple[Tensor, Tensor]:
     """The share of the group's responses that score worse, less the share that score better: in [-1, 1].
 

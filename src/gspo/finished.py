@@ -37,7 +37,7 @@ class FinishedRun:
         Raises:
             ConfigError: the folder has no `config.yaml`, or it cannot be read.
         """
-        return load_config(str(self.folder), "config")
+        return load_config(str(self.folder), "config", external=False)
 
     @cached_property
     def metrics(self) -> pa.Table:

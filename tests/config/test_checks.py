@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from gspo.config import ConfigError, load_config, notices, require_keys, require_supported, supervised_notices
+from gspo.methods import LOSSES
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 ADAPTIVE = ["algorithm.kl_ctrl.type=adaptive", "algorithm.use_kl_in_reward=true"]
+UNCLIPPED = next(name for name, loss in LOSSES.items() if loss.clip is None)
 QUIET = [f"{ACTOR}.policy_loss=gspo", f"{ROLLOUT}.n=8"]
 
 
@@ -73,8 +75,8 @@ def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
             f"ratios. Set {ACTOR}.clip_ratio=0.2, or policy_loss=gspo",
         ),
         (
-            [f"{ACTOR}.policy_loss=sapo", f"{ACTOR}.clip_ratio=0.2"],
-            f"{ACTOR}.clip_ratio* has no effect with policy_loss=sapo, which does not clip: take it out",
+            [f"{ACTOR}.policy_loss={UNCLIPPED}", f"{ACTOR}.clip_ratio=0.2"],
+            f"{ACTOR}.clip_ratio* has no effect with policy_loss={UNCLIPPED}, which does not clip: take it out",
         ),
         (
             [f"{ACTOR}.clip_ratio=1e-3", f"{ACTOR}.clip_ratio_low=3e-4", f"{ACTOR}.clip_ratio_high=4e-4"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gspo.methods import LOSSES
 from gspo.observe.report import build, build_report
 from gspo.observe.report.charts import chart_groups
 from gspo.observe.report.meanings import MEANINGS, Band
@@ -221,7 +222,7 @@ def test_every_meaning_is_complete() -> None:
     for key, meaning in MEANINGS.items():
         assert meaning.text.endswith("."), key
         assert meaning.lever, key
-        assert meaning.healthy_words("gspo"), key
+        assert meaning.healthy_words(LOSSES["gspo"]), key
 
 
 def test_band_words_and_states() -> None:

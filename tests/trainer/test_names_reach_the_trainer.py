@@ -16,9 +16,9 @@ from gspo.algorithms import (
     get_adv_estimator_fn,
 )
 from gspo.algorithms.stats import to_floats
-from gspo.config import Config, load_config
-from gspo.config.schema import ADV_ESTIMATORS, POLICY_LOSSES
+from gspo.config import load_config
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
+from gspo.methods import ADVANTAGES, LOSSES
 from gspo.models import load_tokenizer
 from gspo.rollout import ScriptedEngine
 from gspo.trainer import Given, opened, train, train_run
@@ -30,8 +30,7 @@ from gspo.world import Alone
 
 Overrides = Callable[..., list[str]]
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_loss.py"
-# Beside gae, which needs a critic.
-OUTCOME_ESTIMATORS = [name for name in ADV_ESTIMATORS if name != "gae"]
+OUTCOME_ESTIMATORS = [name for name, row in ADVANTAGES.items() if not row.needs_values]
 
 
 def make_batch(rewards: tuple[tuple[float, ...], ...] = ((1, 0, 0.5), (0.25, 0.75))) -> GroupBatch:
@@ -59,7 +58,7 @@ def last_metrics(folder: Path) -> dict[str, float]:
     return dict(json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]))
 
 
-PAIRS = [(loss, "grpo") for loss in POLICY_LOSSES] + [("gspo", name) for name in OUTCOME_ESTIMATORS if name != "grpo"]
+PAIRS = [(loss, "grpo") for loss in LOSSES] + [("gspo", name) for name in OUTCOME_ESTIMATORS if name != "grpo"]
 
 
 @pytest.mark.parametrize(("loss", "estimator"), PAIRS)

@@ -44,6 +44,7 @@ from gspo.algorithms.registry import (
     get_adv_estimator_fn,
     get_policy_loss_fn,
     register_adv_est,
+    register_advantage,
     register_policy_loss,
 )
 from gspo.algorithms.returns import (
@@ -134,6 +135,7 @@ __all__ = [
     "masked_whiten",
     "merge_stats",
     "register_adv_est",
+    "register_advantage",
     "register_policy_loss",
     "to_floats",
 ]

@@ -1,14 +1,17 @@
 """Names of policy losses and advantage estimators: plain dictionaries with errors that help.
 
 A name registered twice for two functions is an error; an unknown name lists the known ones. The function and
-dictionary names are verl's (`verl.trainer.ppo.core_algos`).
+dictionary names are verl's (`verl.trainer.ppo.core_algos`). What else is known of a name is its row in `gspo.methods`,
+which registering it adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Any, TypeVar
+
+from gspo.methods import ADVANTAGES, LOSSES, Advantage, AdvantageEstimator, PolicyLoss, Row, declared, loss_named
 
 __all__ = [
     "ADV_ESTIMATOR_REGISTRY",
@@ -17,6 +20,7 @@ __all__ = [
     "get_adv_estimator_fn",
     "get_policy_loss_fn",
     "register_adv_est",
+    "register_advantage",
     "register_policy_loss",
 ]
 
@@ -26,41 +30,46 @@ POLICY_LOSS_REGISTRY: dict[str, Callable[..., Any]] = {}
 ADV_ESTIMATOR_REGISTRY: dict[str, Callable[..., Any]] = {}
 
 
-class AdvantageEstimator(StrEnum):
-    """The advantage estimators of this package, under verl's names. Further ones are registered by a plain string."""
-
-    GAE = "gae"
-    GRPO = "grpo"
-    GRPO_VECTORIZED = "grpo_vectorized"
-    GRPO_PASSK = "grpo_passk"
-    GDPO = "gdpo"
-    RLOO = "rloo"
-    RLOO_VECTORIZED = "rloo_vectorized"
-    OPO = "opo"
-    REINFORCE_PLUS_PLUS = "reinforce_plus_plus"
-    REINFORCE_PLUS_PLUS_BASELINE = "reinforce_plus_plus_baseline"
-
-
 def _key(name: str | Enum) -> str:
     return str(name.value) if isinstance(name, Enum) else name
 
 
-def _add(registry: dict[str, Callable[..., Any]], kind: str, name: str, function: Callable[..., Any]) -> None:
-    known = registry.get(name)
-    if known is not None and known is not function:
-        raise ValueError(f"{kind} {name!r} has already been registered: {known} vs {function}; choose another name")
+def _file(
+    registry: dict[str, Callable[..., Any]],
+    rows: dict[str, Row],
+    row: Row,
+    function: Callable[..., Any],
+    known: Row | None,
+    with_facts: bool,
+) -> None:
+    """Files a function and its row, where neither contradicts what is filed under the name already."""
+    name, kind = row.name, "policy loss" if isinstance(row, PolicyLoss) else "advantage estimator"
+    before = registry.get(name)
+    if before is not None and before is not function:
+        raise ValueError(f"{kind} {name!r} has already been registered: {before} vs {function}; choose another name")
+    if known is None:
+        rows[name] = row
+    elif with_facts and row != known:
+        raise ValueError(f"{kind} {name!r} has already been registered with other facts: {known}; choose another name")
     registry[name] = function
 
 
-def register_policy_loss(name: str) -> Callable[[Function], Function]:
+def register_policy_loss(name: str, **facts: Any) -> Callable[[Function], Function]:
     """Decorator that files a policy loss under `name`; several names may stand for one function.
 
+    Args:
+        name: the value of `actor_rollout_ref.actor.policy_loss` that chooses it.
+        facts: what is known of it, by the names of `gspo.methods.PolicyLoss`: sequence_clip, clip, aggregation,
+            zero_advantage_is_zero, zero_advantage_never_clips, clip_band, source. Those left out have its defaults.
+
     Raises:
-        ValueError: the name stands for another function already.
+        TypeError: a fact is unknown; lists the known ones.
+        ValueError: a fact cannot be, or the name stands for another function or other facts already.
     """
+    row = declared(PolicyLoss, name, facts)
 
     def decorate(function: Function) -> Function:
-        _add(POLICY_LOSS_REGISTRY, "policy loss", name, function)
+        _file(POLICY_LOSS_REGISTRY, LOSSES, row, function, loss_named(name), bool(facts))
         return function
 
     return decorate
@@ -77,18 +86,29 @@ def get_policy_loss_fn(name: str) -> Callable[..., Any]:
     return POLICY_LOSS_REGISTRY[name]
 
 
-def register_adv_est(name_or_enum: str | Enum) -> Callable[[Function], Function]:
+def register_adv_est(name_or_enum: str | Enum, **facts: Any) -> Callable[[Function], Function]:
     """Decorator that files an advantage estimator under a name or the value of an enum's member.
 
+    Args:
+        name_or_enum: the value of `algorithm.adv_estimator` that chooses it.
+        facts: what is known of it, by the names of `gspo.methods.Advantage`: compares_groups, needs_values,
+            min_responses, whitens, per_reward, source. Those left out have its defaults.
+
     Raises:
-        ValueError: the name stands for another function already.
+        TypeError: a fact is unknown; lists the known ones.
+        ValueError: a fact cannot be, or the name stands for another function or other facts already.
     """
+    name = _key(name_or_enum)
+    row = declared(Advantage, name, facts)
 
     def decorate(function: Function) -> Function:
-        _add(ADV_ESTIMATOR_REGISTRY, "advantage estimator", _key(name_or_enum), function)
+        _file(ADV_ESTIMATOR_REGISTRY, ADVANTAGES, row, function, ADVANTAGES.get(name), bool(facts))
         return function
 
     return decorate
+
+
+register_advantage = register_adv_est
 
 
 def get_adv_estimator_fn(name_or_enum: str | Enum) -> Callable[..., Any]:

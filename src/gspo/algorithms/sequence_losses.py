@@ -15,13 +15,10 @@ from gspo.algorithms.policy_terms import MAX_LOG_SEQ_RATIO, PolicyTerms, clip_ob
 from gspo.algorithms.registry import register_policy_loss
 from gspo.algorithms.settings import clip_range
 from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.methods import GEO_MEAN_CLIP, GSPO_CLIP
 
 __all__ = ["compute_policy_loss_geo_mean", "compute_policy_loss_gspo", "compute_policy_loss_gspo_token"]
 
-# GSPO, arXiv 2507.18071, section 5.1. A token loss's 0.2 practically never clips a sequence ratio.
-_GSPO_CLIP = (3e-4, 4e-4)
-# GMPO, arXiv 2507.20673: token ratios within (e^-0.4, e^0.4).
-_GEO_MEAN_CLIP = (0.4, 0.4)
 # Added to a weight before its logarithm is taken: a weight of 0 (a rejected token) counts as 1e-10. verl's value.
 _LEAST_WEIGHT = 1e-10
 
@@ -91,7 +88,7 @@ def compute_policy_loss_gspo(
         ValueError: shapes differ, an unknown mode, or a negative clip range.
     """
     terms = PolicyTerms.of(old_log_prob, log_prob, advantages, response_mask, rollout_is_weights)
-    low, high = clip_range(config, *_GSPO_CLIP)
+    low, high = clip_range(config, *GSPO_CLIP)
     ratio = masked_mean(terms.log_ratio, terms.mask, axis=-1).clamp(max=MAX_LOG_SEQ_RATIO).exp()
     losses, clipped = clip_objective(ratio.unsqueeze(-1), terms.advantages, low, high)
     return terms.loss(losses, loss_agg_mode, config), _gspo_metrics(terms, ratio, clipped, low, high)
@@ -115,7 +112,7 @@ def compute_policy_loss_gspo_token(
     also describes arguments, metrics and errors.
     """
     terms = PolicyTerms.of(old_log_prob, log_prob, advantages, response_mask, rollout_is_weights)
-    low, high = clip_range(config, *_GSPO_CLIP)
+    low, high = clip_range(config, *GSPO_CLIP)
     mean_log_ratio = masked_mean(terms.log_ratio.detach(), terms.mask, axis=-1)
     own_gradient = terms.log_prob - terms.log_prob.detach()  # zero in value
     ratio = (mean_log_ratio.unsqueeze(-1) + own_gradient).clamp(max=MAX_LOG_SEQ_RATIO).exp()
@@ -144,7 +141,7 @@ def compute_policy_loss_geo_mean(
     those with a negative one. Otherwise as `compute_policy_loss_gspo`.
     """
     terms = PolicyTerms.of(old_log_prob, log_prob, advantages, response_mask, rollout_is_weights)
-    low, high = clip_range(config, *_GEO_MEAN_CLIP)
+    low, high = clip_range(config, *GEO_MEAN_CLIP)
     bounded = terms.log_ratio.clamp(-low, high)
     sign = terms.advantages.sign()
     log_ratio = sign * torch.minimum(sign * terms.log_ratio, sign * bounded)

@@ -19,8 +19,8 @@ class PolicyLossConfig:
         clip_ratio_high: the ratio is clipped at 1 + clip_ratio_high.
         clip_ratio_c: `vanilla`: bound c > 1 of the ratio for negative advantages (dual clip).
         loss_scale_factor: tokens, for the mode seq-mean-token-sum-norm.
-        tau_pos: `sapo`: temperature of the gate for positive advantages.
-        tau_neg: `sapo`: the same for the others.
+        tau_pos: SAPO's temperature of the gate for positive advantages.
+        tau_neg: the same for the others.
         global_batch_info: normalisers of the optimizer batch for `agg_loss`: dp_size, batch_num_tokens,
             global_batch_size, loss_scale_factor.
     """

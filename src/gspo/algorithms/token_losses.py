@@ -15,15 +15,11 @@ from gspo.algorithms.policy_terms import MAX_LOG_TOKEN_RATIO, PolicyTerms, clip_
 from gspo.algorithms.registry import register_policy_loss
 from gspo.algorithms.settings import clip_range, read_setting
 from gspo.algorithms.stats import Stat
+from gspo.methods import CISPO_CLIP, PPO_CLIP
 
 __all__ = ["compute_policy_loss_cispo", "compute_policy_loss_sapo", "compute_policy_loss_vanilla"]
 
-# PPO, arXiv 1707.06347, section 6.1; the dual clip's c, arXiv 1912.09729.
-_VANILLA_CLIP = (0.2, 0.2)
-_DUAL_CLIP = 3.0
-# CISPO, arXiv 2506.13585: no lower bound. The paper tunes the upper one without giving it; a largest weight of 5 is
-# what reproductions of ScaleRL (arXiv 2510.13786) take.
-_CISPO_CLIP = (1.0, 4.0)
+_DUAL_CLIP = 3.0  # arXiv 1912.09729
 # SAPO, arXiv 2511.20347.
 _TAU_POS = 1.0
 _TAU_NEG = 1.05
@@ -50,7 +46,7 @@ def compute_policy_loss_vanilla(
         ValueError: clip_ratio_c is not greater than 1.
     """
     terms = PolicyTerms.of(old_log_prob, log_prob, advantages, response_mask, rollout_is_weights)
-    low, high = clip_range(config, *_VANILLA_CLIP)
+    low, high = clip_range(config, *PPO_CLIP)
     bound = float(read_setting(config, "clip_ratio_c", _DUAL_CLIP))
     if bound <= 1:
         raise ValueError(f"clip_ratio_c bounds the ratio from above and must be greater than 1, got {bound}")
@@ -79,7 +75,7 @@ def compute_policy_loss_cispo(
     Clip range where `config` sets none: 1 and 4, that is weights of 0 to 5. actor/pg_clipfrac counts clipped weights.
     """
     terms = PolicyTerms.of(old_log_prob, log_prob, advantages, response_mask, rollout_is_weights)
-    low, high = clip_range(config, *_CISPO_CLIP)
+    low, high = clip_range(config, *CISPO_CLIP)
     ratio = terms.token_ratio.detach()
     weight = ratio.clamp(1 - low, 1 + high)
     clipped = ratio != weight

@@ -50,7 +50,7 @@ class Job:
             ConfigError: what stands in its folder was run with other settings.
         """
         written = self.folder / "config.yaml"
-        if written.exists() and load_config(str(self.folder), "config") != self.config:
+        if written.exists() and load_config(str(self.folder), "config", external=False) != self.config:
             raise ConfigError(
                 f"{self.folder} holds a run with other settings (its config.yaml differs): name another folder with "
                 "--out, or remove this one to run it anew"

@@ -2,6 +2,7 @@
 
 from gspo.config.checks import notices, require_keys, require_supported
 from gspo.config.compose import load_config
+from gspo.config.external import load_external
 from gspo.config.printing import render
 from gspo.config.schema import Config, ConfigError
 from gspo.config.supervised import supervised_notices
@@ -10,6 +11,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "load_config",
+    "load_external",
     "notices",
     "render",
     "require_keys",

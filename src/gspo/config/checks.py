@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import reduce
 
 from gspo.config.convert import ConfigError, show
-from gspo.config.resolve import CLIP_RANGES, SEQUENCE_LOSSES, UNCLIPPED
 from gspo.config.schema import Config
 from gspo.config.spelling import reason_without_effect
 
@@ -72,13 +71,20 @@ def require_supported(config: Config) -> None:
     Raises:
         ConfigError: it does; says what to set in its place.
     """
-    if config.algorithm.adv_estimator == "gdpo" and config.algorithm.use_kl_in_reward:
+    advantage, n = config.advantage_facts, config.actor_rollout_ref.rollout.n
+    if advantage.per_reward and config.algorithm.use_kl_in_reward:
         raise ConfigError(
-            "algorithm.adv_estimator=gdpo normalises each reward on its own and leaves the divergence out: set "
-            "algorithm.use_kl_in_reward=false and actor_rollout_ref.actor.use_kl_loss=true",
+            f"algorithm.adv_estimator={advantage.name} normalises each reward on its own and leaves the divergence "
+            "out: set algorithm.use_kl_in_reward=false and actor_rollout_ref.actor.use_kl_loss=true",
             "algorithm.use_kl_in_reward",
         )
-    if config.algorithm.filter_groups.enable and config.actor_rollout_ref.rollout.n == 1:
+    if n < advantage.min_responses:
+        raise ConfigError(
+            f"algorithm.adv_estimator={advantage.name} needs {advantage.min_responses} responses of a prompt or more: "
+            f"set actor_rollout_ref.rollout.n={max(8, advantage.min_responses)}",
+            "actor_rollout_ref.rollout.n",
+        )
+    if config.algorithm.filter_groups.enable and n == 1:
         raise ConfigError(
             "algorithm.filter_groups.enable=true drops every group of one response: set actor_rollout_ref.rollout.n=8",
             "algorithm.filter_groups.enable",
@@ -116,7 +122,8 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
     return [
         *config.notes,
         *about_the_weights(config),
-        *_about_the_loss(config),
+        *_about_the_clip(config),
+        *_about_the_updates(config),
         *_about_groups(config),
         *_about_the_divergence(config),
         *_about_the_critic(config),
@@ -135,36 +142,45 @@ def about_the_weights(config: Config) -> Iterator[str]:
         )
 
 
-def _about_the_loss(config: Config) -> Iterator[str]:
-    actor = config.actor_rollout_ref.actor
-    loss_mode, key = actor.policy_loss.loss_mode, "actor_rollout_ref.actor"
+def _about_the_clip(config: Config) -> Iterator[str]:
+    """About a clip range or an aggregation that is made for another kind of loss, or does nothing."""
+    actor, loss, key = config.actor_rollout_ref.actor, config.loss_facts, "actor_rollout_ref.actor"
     low, high, both = actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio
-    if loss_mode in SEQUENCE_LOSSES:
-        sides = {"low": low, "high": high}
-        wide = [f"{side}={value:g}" for side, value in sides.items() if value and value > _WIDE_FOR_SEQUENCES]
-        if wide:
-            paper = CLIP_RANGES[loss_mode]
-            yield (
-                f"clip range {', '.join(wide)} with policy_loss={loss_mode} practically never clips: a sequence's "
-                f"ratio stays close to 1. Leave {key}.clip_ratio* out for the paper's {paper[0]:g} / {paper[1]:g}"
-            )
-        if actor.loss_agg_mode == "token-mean":
-            yield (
-                f"{key}.loss_agg_mode=token-mean weighs a response by its length, which {loss_mode} is made to avoid: "
-                "leave it out for seq-mean-token-mean"
-            )
-    elif loss_mode == "vanilla" and low is not None and high is not None and max(low, high) < _NARROW_FOR_TOKENS:
+    if loss.sequence_clip and actor.loss_agg_mode == "token-mean" != loss.aggregation:
         yield (
-            f"clip range {low:g} / {high:g} with policy_loss=vanilla clips almost every token: it is made for sequence "
-            f"ratios. Set {key}.clip_ratio=0.2, or policy_loss=gspo"
+            f"{key}.loss_agg_mode=token-mean weighs a response by its length, which {loss.name} is made to avoid: "
+            f"leave it out for {loss.aggregation}"
         )
-    if loss_mode in UNCLIPPED and (low, high, both) != (None, None, None):
-        yield f"{key}.clip_ratio* has no effect with policy_loss={loss_mode}, which does not clip: take it out"
-    elif low is not None and high is not None and both is not None and both not in (low, high):
+    if loss.clip is None:
+        if (low, high, both) != (None, None, None):
+            yield f"{key}.clip_ratio* has no effect with policy_loss={loss.name}, which does not clip: take it out"
+        return
+    if low is None or high is None:
+        return
+    if loss.sequence_clip and (low, high) != loss.clip and max(low, high) > _WIDE_FOR_SEQUENCES:
+        wide = [f"{side}={value:g}" for side, value in (("low", low), ("high", high)) if value > _WIDE_FOR_SEQUENCES]
+        whose = "the paper's" if loss.source else "its own"
+        yield (
+            f"clip range {', '.join(wide)} with policy_loss={loss.name} practically never clips: a sequence's "
+            f"ratio stays close to 1. Leave {key}.clip_ratio* out for {whose} {loss.clip[0]:g} / {loss.clip[1]:g}"
+        )
+    if not loss.sequence_clip and (low, high) != loss.clip and max(low, high) < _NARROW_FOR_TOKENS:
+        even = loss.clip[0] == loss.clip[1]
+        remedy = f"Set {key}.clip_ratio={loss.clip[0]:g}, or" if even else f"Leave {key}.clip_ratio* out, or set"
+        yield (
+            f"clip range {low:g} / {high:g} with policy_loss={loss.name} clips almost every token: it is made for "
+            f"sequence ratios. {remedy} policy_loss=gspo"
+        )
+    if both is not None and both not in (low, high):
         yield (
             f"{key}.clip_ratio={both:g} has no effect beside clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
             "set those, or take them out"
         )
+
+
+def _about_the_updates(config: Config) -> Iterator[str]:
+    """About optimizer steps and micro-batches."""
+    actor, key = config.actor_rollout_ref.actor, "actor_rollout_ref.actor"
     if actor.ppo_mini_batch_size == config.data.train_batch_size and actor.ppo_epochs == 1:
         yield (
             f"one optimizer step per rollout ({key}.ppo_mini_batch_size = data.train_batch_size = "
@@ -181,7 +197,7 @@ def _about_the_loss(config: Config) -> Iterator[str]:
 def _about_groups(config: Config) -> Iterator[str]:
     algorithm, n = config.algorithm, config.actor_rollout_ref.rollout.n
     key = "actor_rollout_ref.rollout.n"
-    if algorithm.adv_estimator not in ("gae", "reinforce_plus_plus"):
+    if config.advantage_facts.compares_groups:
         if n == 1:
             yield (
                 f"{key}=1 leaves {algorithm.adv_estimator} without a baseline: a response is compared with the others "

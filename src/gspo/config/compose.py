@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from operator import getitem
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gspo.config.convert import ConfigError
+from gspo.config.external import require_methods, run_files
 from gspo.config.fields import children, leaves, to_dict
 from gspo.config.overrides import apply_overrides
 from gspo.config.resolve import resolve
@@ -28,8 +30,13 @@ def load_config(
     config_name: str | None = None,
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    *,
+    external: bool = True,
 ) -> Config:
     """The configuration of a run.
+
+    Files of the user's own losses and advantages (`algorithm.external_modules`) are run, so that their names are known
+    and what they declare (`gspo.algorithms.register_policy_loss`) fills what the user left open.
 
     Args:
         config_path: folder of the YAML file, relative to the working directory.
@@ -37,6 +44,8 @@ def load_config(
         overrides: `key=value` in Hydra's grammar.
         settings: keys, or sections of keys, to values of Python; over everything else. A name without a dot is that of
             the one key that ends in it (`full_key`).
+        external: false to read what a run has written: nothing of the user's is run, and a loss or an advantage may
+            have a name that is not known.
 
     Raises:
         ConfigError: something cannot be used; names the key, where it was set, and the fix.
@@ -55,13 +64,22 @@ def load_config(
         given.put(full_key(name), value, f"setting {name}")
     composed.merge(given)
     user_set |= {*given.values, *given.ignored}
-    config = _build(composed)
+    with _origins(composed):
+        config = _construct(Config, _interpolated(composed))
+    if external:
+        run_files(config.algorithm.external_modules)
+    with _origins(composed):
+        if external:
+            require_methods(config)
+        config = resolve(config)
     return replace(config, user_set=frozenset(user_set), notes=tuple(notes))
 
 
-def _build(settings: Settings) -> Config:
+@contextmanager
+def _origins(settings: Settings) -> Iterator[None]:
+    """Adds to an error where its key was set."""
     try:
-        return resolve(_construct(Config, _interpolated(settings)))
+        yield
     except ConfigError as error:
         origin = settings.origins.get((error.key or "").partition("[")[0])
         raise ConfigError(f"{error} ({origin})" if origin else str(error), error.key) from None

@@ -9,9 +9,11 @@ from typing import Any
 
 from gspo.config.convert import show, type_name
 from gspo.config.fields import Section, children, leaves, type_hints
+from gspo.config.method_lines import advantage_table, loss_table
 from gspo.config.schema import Config
 from gspo.config.sources import preset_names
 from gspo.config.spelling import MOVED, NO_EFFECT, REFUSED
+from gspo.methods import LOSSES
 
 __all__ = ["make_page"]
 
@@ -30,6 +32,11 @@ Overrides follow Hydra's grammar: `key=value` and `+key=value` set, `~key` goes 
 `{a: 1}` a mapping, `null` nothing. `${other.key}` stands for another key's value. An unknown key is an error.
 """
 
+_LOSSES_INTRODUCTION = """\
+The values of `actor_rollout_ref.actor.policy_loss`. Clip range (low / high, or one number for both) and aggregation are
+those of a run that leaves the keys out. One of your own declares these facts where it is registered:
+[CONTRIBUTING](../CONTRIBUTING.md#add-a-policy-loss)."""
+
 
 def make_page() -> str:
     """The page, as Markdown."""
@@ -39,8 +46,13 @@ def make_page() -> str:
 def _body() -> Iterator[str]:
     for name, kind in children(Config).items():
         yield from _section(kind, name, _line_of(Config, name))
+    yield f"\n## Policy losses\n\n{_LOSSES_INTRODUCTION}\n"
+    yield from _table(*loss_table())
+    yield "\n## Advantages\n\nThe values of `algorithm.adv_estimator`. One of your own declares these facts likewise.\n"
+    yield from _table(*advantage_table())
     yield "\n## Other spellings\n"
-    yield "`policy_loss: gspo` is `policy_loss: {loss_mode: gspo}`, and `ppo` is `vanilla`.\n"
+    aliases = [f"`{alias}` is `{loss.name}`" for loss in LOSSES.values() for alias in loss.aliases]
+    yield f"`policy_loss: gspo` is `policy_loss: {{loss_mode: gspo}}`, and {', '.join(aliases)}.\n"
     yield from _table(("Also written", "Key"), [(f"`{old}`", f"`{new}`") for old, new in MOVED.items()])
     yield "\n## verl's keys without effect\n\nAccepted, and reported once at the start of a run.\n"
     yield from _table(("Key, and all beneath it", "Why"), [(f"`{key}`", reason) for key, reason in NO_EFFECT.items()])

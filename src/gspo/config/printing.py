@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +38,9 @@ def _lines(node: Section, tree: dict[str, Any], indent: str) -> Iterator[str]:
         if len(entry) + len(comment) + 2 <= _WIDTH:
             yield f"{entry}  {comment}"
         else:
-            yield f"{indent}{comment}"
+            yield from textwrap.wrap(
+                comment, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}# ", break_long_words=False
+            )
             yield entry
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from gspo.config.fields import ConfigError, Section, option, section, to_dict
 from gspo.config.schema_data import (
@@ -37,10 +36,9 @@ from gspo.config.schema_run import (
     RolloutCorrectionConfig,
     TrainerConfig,
 )
+from gspo.methods import ADVANTAGES, Advantage, PolicyLoss, loss_named
 
 __all__ = [
-    "ADV_ESTIMATORS",
-    "POLICY_LOSSES",
     "ActorConfig",
     "ActorOptimConfig",
     "ActorRolloutRefConfig",
@@ -71,20 +69,6 @@ __all__ = [
     "to_dict",
 ]
 
-POLICY_LOSSES = ("vanilla", "gspo", "gspo_token", "geo_mean", "cispo", "sapo")
-ADV_ESTIMATORS = (
-    "gae",
-    "grpo",
-    "grpo_vectorized",
-    "grpo_passk",
-    "gdpo",
-    "rloo",
-    "rloo_vectorized",
-    "opo",
-    "reinforce_plus_plus",
-    "reinforce_plus_plus_baseline",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
@@ -107,15 +91,7 @@ class Config(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        actor, algorithm = self.actor_rollout_ref.actor, self.algorithm
-        if not algorithm.external_modules:
-            _check_name(actor.policy_loss.loss_mode, POLICY_LOSSES, actor.policy_loss.key("loss_mode"))
-            _check_name(algorithm.adv_estimator, ADV_ESTIMATORS, algorithm.key("adv_estimator"))
-        if algorithm.adv_estimator == "gae" and self.critic.enable is False:
-            raise ConfigError(
-                "algorithm.adv_estimator=gae needs a critic: set critic.enable=null, or adv_estimator=grpo",
-                "algorithm.adv_estimator",
-            )
+        actor = self.actor_rollout_ref.actor
         mini_batch, batch = actor.ppo_mini_batch_size, self.data.train_batch_size
         if mini_batch is not None and mini_batch > batch:
             raise ConfigError(
@@ -137,9 +113,21 @@ class Config(Section):
             )
 
     @property
+    def loss_facts(self) -> PolicyLoss:
+        """What is known of the policy loss; the defaults of a row where its name is not known."""
+        name = self.actor_rollout_ref.actor.policy_loss.loss_mode
+        return loss_named(name) or PolicyLoss(name)
+
+    @property
+    def advantage_facts(self) -> Advantage:
+        """What is known of the advantage; the defaults of a row where its name is not known."""
+        name = self.algorithm.adv_estimator
+        return ADVANTAGES.get(name) or Advantage(name)
+
+    @property
     def wants_discriminator(self) -> bool:
-        """Whether the critic is to be a discriminator (GAD): one is asked for, and the advantage is not gae's."""
-        if self.algorithm.adv_estimator == "gae" or self.critic.enable is False:
+        """Whether the critic is to be a discriminator (GAD): one is asked for, and the advantage needs no values."""
+        if self.uses_value_critic or self.critic.enable is False:
             return False
         trainer = self.trainer
         asked = self.critic.enable or self.critic.model.path is not None
@@ -148,7 +136,7 @@ class Config(Section):
     @property
     def uses_value_critic(self) -> bool:
         """Whether a value critic is trained (PPO)."""
-        return self.algorithm.adv_estimator == "gae"
+        return self.advantage_facts.needs_values
 
     @property
     def shares_backbone(self) -> bool:
@@ -159,14 +147,3 @@ class Config(Section):
     def uses_reference(self) -> bool:
         """Whether the loss or the reward needs a reference model."""
         return self.actor_rollout_ref.actor.use_kl_loss or self.algorithm.use_kl_in_reward
-
-
-def _check_name(name: str, known: tuple[str, ...], key: str) -> None:
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? Known: " if near else "known: "
-        raise ConfigError(
-            f"{key}={name} is unknown; {hint}{', '.join(known)}. One of your own is found through "
-            "algorithm.external_modules=[FILE.py]",
-            key,
-        )

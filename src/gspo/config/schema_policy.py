@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gspo.config.fields import ConfigError, Section, option, section
+from gspo.config.method_lines import AGGREGATION_LINE, CLIP_LINE, LOSS_LINE
+from gspo.methods import AGGREGATIONS, DEFAULT_LOSS
 
 __all__ = [
-    "AGG_MODES",
     "ActorConfig",
     "ActorOptimConfig",
     "ActorRolloutRefConfig",
@@ -22,7 +23,6 @@ __all__ = [
     "ValKwargsConfig",
 ]
 
-AGG_MODES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 KL_ESTIMATORS = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
 
 
@@ -55,9 +55,7 @@ class PolicyLossConfig(Section):
 
     KEY: ClassVar[str] = "actor_rollout_ref.actor.policy_loss"
 
-    loss_mode: str = option(
-        "vanilla", "Policy loss: vanilla (PPO), gspo, gspo_token, geo_mean, cispo, sapo or one of yours."
-    )
+    loss_mode: str = option(DEFAULT_LOSS, LOSS_LINE)
     tau_pos: float = option(1.0, "SAPO's temperature for positive advantages (arXiv 2511.20347).", above=0)
     tau_neg: float = option(1.05, "SAPO's temperature for negative advantages (arXiv 2511.20347).", above=0)
 
@@ -104,16 +102,14 @@ class ActorConfig(Section):
     policy_loss: PolicyLossConfig = section(
         PolicyLossConfig, "The policy loss; `policy_loss: gspo` is short for its loss_mode."
     )
-    clip_ratio: float | None = option(
-        None, "Clip range of both sides; null: the chosen loss's own (gspo 3e-4 / 4e-4, vanilla 0.2).", above=0
-    )
+    clip_ratio: float | None = option(None, CLIP_LINE, above=0)
     clip_ratio_low: float | None = option(None, "Clip range below 1; null: clip_ratio.", above=0)
     clip_ratio_high: float | None = option(None, "Clip range above 1; null: clip_ratio.", above=0)
     clip_ratio_c: float = option(3.0, "Dual clip of vanilla: bounds the loss where the advantage is negative.", above=1)
     loss_agg_mode: str | None = option(
         None,
-        "From token losses to one number; null: seq-mean-token-mean for gspo*, geo_mean and sapo, else token-mean.",
-        choices=AGG_MODES,
+        AGGREGATION_LINE,
+        choices=AGGREGATIONS,
     )
     loss_scale_factor: float | None = option(
         None, "Divisor of seq-mean-token-sum-norm, in tokens; null: the width of the batch.", above=0

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gspo.config.fields import ConfigError, Section, option, section
-from gspo.config.schema_policy import AGG_MODES, KL_ESTIMATORS, OptimConfig
+from gspo.config.method_lines import ADVANTAGE_LINE
+from gspo.config.schema_policy import KL_ESTIMATORS, OptimConfig
+from gspo.methods import AGGREGATIONS, DEFAULT_ADVANTAGE
 
 __all__ = [
     "AlgorithmConfig",
@@ -101,9 +103,7 @@ class AlgorithmConfig(Section):
 
     KEY: ClassVar[str] = "algorithm"
 
-    adv_estimator: str = option(
-        "grpo", "Advantage: grpo, grpo_vectorized, rloo, ... (default here, as it needs no critic) or gae."
-    )
+    adv_estimator: str = option(DEFAULT_ADVANTAGE, ADVANTAGE_LINE)
     gamma: float = option(1.0, "Discount of gae and reinforce_plus_plus.", at_least=0, at_most=1)
     lam: float = option(1.0, "Lambda of gae.", at_least=0, at_most=1)
     norm_adv_by_std_in_grpo: bool = option(
@@ -188,7 +188,7 @@ class CriticConfig(Section):
     ppo_epochs: int = option(1, "Passes of the critic over each batch of rollouts.", at_least=1)
     shuffle: bool = option(False, "Shuffle the groups of a batch before they are cut into mini-batches.")
     cliprange_value: float = option(0.5, "How far an update may gain by moving a value from its old one.", above=0)
-    loss_agg_mode: str = option("token-mean", "From the critic's token losses to one number.", choices=AGG_MODES)
+    loss_agg_mode: str = option("token-mean", "From the critic's token losses to one number.", choices=AGGREGATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

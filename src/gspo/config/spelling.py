@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gspo.methods import loss_named
+
 __all__ = [
     "MOVED",
     "NO_EFFECT",
@@ -38,8 +40,6 @@ MOVED: Mapping[str, str] = MappingProxyType(
         "reward.custom_reward_function.reward_kwargs": "custom_reward_function.reward_kwargs",
     }
 )
-
-_VALUES: Mapping[tuple[str, str], str] = MappingProxyType({(f"{_ACTOR}.policy_loss.loss_mode", "ppo"): "vanilla"})
 
 _ENGINE = "the local engine samples on the trainer's own weights and has no such setting"
 _SHARDING = "nothing is sharded: each process holds the whole model"
@@ -192,8 +192,10 @@ def canonical(key: str) -> str:
 
 
 def canonical_value(key: str, value: Any) -> Any:
-    """The value under which the schema knows it (`ppo` is verl's vanilla)."""
-    return _VALUES.get((key, value), value) if isinstance(value, str) else value
+    """The value under which the schema knows it: a loss under its name, where an alias is given (`ppo`)."""
+    if key == f"{_ACTOR}.policy_loss.loss_mode" and isinstance(value, str) and (loss := loss_named(value)):
+        return loss.name
+    return value
 
 
 def is_namespace(key: str) -> bool:

@@ -15,6 +15,7 @@ from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_c
 from gspo.config import Config
 from gspo.config.schema import RolloutConfig
 from gspo.groups import Group
+from gspo.methods import ADVANTAGES
 from gspo.models import Policy, Scorer
 from gspo.rewards import RewardManager
 from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, make_engine
@@ -32,9 +33,6 @@ from gspo.trainer.supervised import Imitation
 from gspo.trainer.trained import Actor, TrainedScorer
 from gspo.trainer.validation import Measure, Validation, accuracy, held_out_pairs
 from gspo.trainer.value_critic import SharedValueHead, ValueCritic
-
-# Advantages that do not compare the responses of a group.
-_WITHOUT_GROUPS = ("gae", "reinforce_plus_plus")
 
 __all__ = ["Assembly", "Kind", "Models", "training_sampling", "validation_sampling"]
 
@@ -137,7 +135,7 @@ class Assembly:
             critic=self.critic,
             reference=self.reference,
             schedule=self._schedule(),
-            compares_groups=self._config.algorithm.adv_estimator not in _WITHOUT_GROUPS,
+            compares_groups=ADVANTAGES[self._config.algorithm.adv_estimator].compares_groups,
         )
         return run
 

@@ -69,7 +69,7 @@ def write_config(folder: Path, config: Config, step: int) -> list[str]:
     file = folder / "config.yaml"
     lines = []
     if file.exists():
-        before, after = (_flat(to_dict(each)) for each in (load_config(str(folder), "config"), config))
+        before, after = (_flat(to_dict(each)) for each in (load_config(str(folder), "config", external=False), config))
         changed = [
             f"{key}: {before.get(key)} -> {after.get(key)}"
             for key in sorted({*before, *after})

@@ -13,6 +13,7 @@ from gspo.algorithms.settings import PolicyLossConfig
 from gspo.algorithms.stats import Max, Mean, merge_stats
 from gspo.config.schema import ActorConfig
 from gspo.groups import GroupBatch
+from gspo.methods import PolicyLoss, loss_named
 from gspo.observe import PhaseClock
 from gspo.trainer.batching import Counts, Cut, counted, mini_batches, passes
 from gspo.trainer.critics import Stats
@@ -21,9 +22,6 @@ from gspo.trainer.value_critic import SharedValueHead
 from gspo.world import World
 
 __all__ = ["PolicyUpdate", "loss_mask", "loss_settings"]
-
-# Losses whose clip acts on the side that the advantage's sign picks: on none where it is zero.
-_CLIPS_BY_ADVANTAGE = ("gspo", "gspo_token", "vanilla", "geo_mean")
 
 
 def loss_mask(batch: GroupBatch) -> Tensor:
@@ -107,9 +105,10 @@ class PolicyUpdate:
         self._actor, self._section, self._temperature = actor, section, temperature
         self._cut, self._clock, self._world = cut, clock, world
         self._loss = get_policy_loss_fn(section.policy_loss.loss_mode)
+        self._facts = loss_named(section.policy_loss.loss_mode) or PolicyLoss(section.policy_loss.loss_mode)
         self._mode = section.loss_agg_mode or "token-mean"
         self._terms = [self._policy_term, *self._further_terms(value_head)]
-        self._skips = section.skip_zero_advantages and self._terms == [self._policy_term] and self._is_own_loss()
+        self._skips = section.skip_zero_advantages and len(self._terms) == 1 and self._facts.zero_advantage_is_zero
 
     def update(self, batch: GroupBatch, step: int, with_entropy: bool = True) -> Stats:
         """The updates of one step.
@@ -142,7 +141,7 @@ class PolicyUpdate:
         teaching = _that_teach(mini_batch, self._world) if self._skips else mini_batch
         parts = passes(teaching, self._cut, self._world)
         written = counted(mini_batch["response_mask"], self._world)
-        unclipped = _unclipped(mini_batch, teaching) if self._never_clips_at_zero() else {}
+        unclipped = _unclipped(mini_batch, teaching) if self._facts.zero_advantage_never_clips else {}
         for part in parts:
             log_prob, entropy, values = self._actor.policy.log_probs_and_values(
                 part, self._temperature, with_entropy=with_entropy or self._section.entropy_coeff != 0
@@ -198,12 +197,6 @@ class PolicyUpdate:
         """Any per-token quantity, made one number as the policy loss is."""
         scale = self._section.loss_scale_factor
         return agg_loss(values, own.mask, self._mode, **own.counts.normalisers(), loss_scale_factor=scale)
-
-    def _is_own_loss(self) -> bool:
-        return self._loss.__module__.startswith("gspo.algorithms.")
-
-    def _never_clips_at_zero(self) -> bool:
-        return self._section.policy_loss.loss_mode in _CLIPS_BY_ADVANTAGE
 
 
 def _value_term(head: SharedValueHead) -> _Term:

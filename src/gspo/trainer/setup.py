@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from gspo.config import Config, notices, require_keys, require_supported
+from gspo.config import Config, load_external, notices, require_keys, require_supported
 from gspo.models import Policy, Scorer, load_actor_tokenizer, load_policy
 from gspo.rewards import RewardManager
 from gspo.rollout import check_engine, require_engine
 from gspo.trainer.assembly import Assembly, Kind, Models
-from gspo.trainer.external import load_external
 from gspo.trainer.gad.schedule import Stages
 from gspo.trainer.opening import Given, Ground, framed, keep_models, read_ground
 from gspo.trainer.run import TrainRun

@@ -72,7 +72,7 @@ def evaluate_models(
         ValueError: an argument, a model, a file or a reward cannot be used; names it and says what to do.
     """
     console = console or Console(highlight=False)
-    config = load_config(None, None, args.set)
+    config = load_config(None, None, args.set, external=False)
     _refuse_keys_without_effect(config)
     if args.max_samples != -1 and args.max_samples < 1:
         raise ValueError(f"--max-samples is {args.max_samples}: give 1 or more, or leave it out for all rows")

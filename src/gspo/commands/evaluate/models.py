@@ -163,7 +163,7 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, run: Path, config: Config)
             f"MODEL {name}: {run / 'config.yaml'} is missing, which names the model that the checkpoint is of: keep "
             "the checkpoint in its run's folder"
         )
-    began_with = load_config(str(run), "config").actor_rollout_ref.model
+    began_with = load_config(str(run), "config", external=False).actor_rollout_ref.model
     return Candidate(name, replace(began_with, **_user_set(config)), checkpoint, about)
 
 

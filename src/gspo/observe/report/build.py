@@ -43,7 +43,7 @@ def build_report(run_dir: str | Path) -> Path:
         tiles=_tiles(run),
         summary=_summary(run, verdicts),
         verdicts=verdicts,
-        policy_loss=run.policy_loss,
+        loss=run.loss,
         groups=groups,
         figures=[chart.figure for chart in charts],
         status={verdict.key: verdict.status for verdict in verdicts},
@@ -75,7 +75,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     per_prompt = run.setting("actor_rollout_ref.rollout.n")
     facts = {
         "model": run.setting("actor_rollout_ref.model.path"),
-        "policy loss": run.policy_loss if run.config else None,
+        "policy loss": run.loss.name if run.config else None,
         "advantages": estimator,
         "responses per prompt": per_prompt,
         "prompts per step": run.setting("data.train_batch_size"),
@@ -103,7 +103,7 @@ def _tiles(run: Run) -> list[tuple[str, str, str]]:
             if run.has(key):
                 curve = run.curves[key]
                 tiles.append((name, quantity(curve.finite[-1]), f"from {quantity(curve.finite[0])} nats a token"))
-    tiles.append(("Steps", str(_last_step(run)), "supervised" if run.is_supervised else f"{run.policy_loss} updates"))
+    tiles.append(("Steps", str(_last_step(run)), "supervised" if run.is_supervised else f"{run.loss.name} updates"))
     if run.has("timing_s/step"):
         seconds = run.curves["timing_s/step"].finite
         tiles.append(("Training time", duration(sum(seconds)), f"{duration(sum(seconds) / len(seconds))} a step"))

@@ -59,7 +59,7 @@ def chart_groups(run: Run) -> list[tuple[str, list[Chart]]]:
 
 def _known(run: Run, key: str, figure: dict[str, Any]) -> Chart:
     meaning: Meaning = MEANINGS[key]
-    return Chart(meaning.label, meaning.text, figure, key, meaning.healthy_words(run.policy_loss), meaning.lever)
+    return Chart(meaning.label, meaning.text, figure, key, meaning.healthy_words(run.loss), meaning.lever)
 
 
 def _accuracy(run: Run) -> Chart | None:
@@ -78,7 +78,7 @@ def _single(run: Run, key: str) -> Chart | None:
     if not run.has(key):
         return None
     curve, label = run.curves[key], MEANINGS[key].label
-    band = MEANINGS[key].band_for(run.policy_loss)
+    band = MEANINGS[key].band_for(run.loss)
     return _known(run, key, _figure(_with_smooth(curve, label), [curve], band=band))
 
 

@@ -1,43 +1,19 @@
 """What each metric means, where it is healthy, and which setting moves it.
 
-The bands of the clip fractions depend on the policy loss. A sequence-level ratio (GSPO) is clipped within about 3e-4 of
-one, which takes out about 0.15 of the tokens; a token-level ratio (GRPO, PPO) within 0.2, which takes out about 0.001.
-Both figures are from arXiv 2507.18071, section 5. A band is where people start to look, not a law.
+The bands of the clip fractions are those of the policy loss (`gspo.methods`). A band is where people start to look, not
+a law.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MEANINGS", "SEQUENCE_LEVEL_LOSSES", "Band", "Meaning", "Status"]
+from gspo.methods import SEQUENCE_BAND, TOKEN_BAND, Band, PolicyLoss
+
+__all__ = ["MEANINGS", "Band", "Meaning", "Status"]
 
 Status = Literal["healthy", "watch", "problem", "unknown"]
-
-SEQUENCE_LEVEL_LOSSES = ("gspo", "gspo_token")
-
-
-@dataclass(frozen=True)
-class Band:
-    """Healthy from `low` to `high`, a problem beyond `floor` and `ceiling`, and worth watching in between."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    floor: float = -math.inf
-    ceiling: float = math.inf
-
-    def status(self, value: float) -> Status:
-        if not self.floor <= value <= self.ceiling:
-            return "problem"
-        return "healthy" if self.low <= value <= self.high else "watch"
-
-    def __str__(self) -> str:
-        if math.isinf(self.low):
-            return f"at most {self.high:g}"
-        if math.isinf(self.high):
-            return f"at least {self.low:g}"
-        return f"{self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +26,7 @@ class Meaning:
         lever: what to change where it is not healthy.
         healthy: what is healthy, in words, for a metric that is judged by its course and not by a band.
         band: where it is healthy.
-        sequence_band: the same under a sequence-level policy loss, where that differs.
+        sequence_band: of a clip fraction, the same where the clip is of sequence ratios; the policy loss says which.
     """
 
     label: str
@@ -60,13 +36,15 @@ class Meaning:
     band: Band | None = None
     sequence_band: Band | None = None
 
-    def band_for(self, policy_loss: str) -> Band | None:
-        if policy_loss in SEQUENCE_LEVEL_LOSSES and self.sequence_band is not None:
-            return self.sequence_band
-        return self.band
+    def band_for(self, loss: PolicyLoss) -> Band | None:
+        """Where it is healthy under a policy loss; None where nothing can be said."""
+        if self.sequence_band is None:
+            return self.band
+        return loss.clip_band if loss.sequence_clip or self.band is not None else None
 
-    def healthy_words(self, policy_loss: str) -> str:
-        band = self.band_for(policy_loss)
+    def healthy_words(self, loss: PolicyLoss) -> str:
+        """The same in words."""
+        band = self.band_for(loss)
         return self.healthy if band is None else str(band)
 
 
@@ -120,14 +98,14 @@ MEANINGS: dict[str, Meaning] = {
         "Clip fraction, tokens",
         "Share of response tokens whose gradient the clip took out.",
         _CLIP_LEVER,
-        band=Band(high=0.1, ceiling=0.3),
-        sequence_band=Band(low=0.01, high=0.3, ceiling=0.5),
+        band=TOKEN_BAND,
+        sequence_band=SEQUENCE_BAND,
     ),
     "actor/seq_clipfrac": Meaning(
         "Clip fraction, sequences",
         "Share of responses whose gradient the clip took out as a whole.",
         _CLIP_LEVER,
-        sequence_band=Band(low=0.01, high=0.3, ceiling=0.5),
+        sequence_band=SEQUENCE_BAND,
     ),
     "actor/ppo_kl": Meaning(
         "KL to the sampling policy",

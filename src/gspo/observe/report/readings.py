@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from gspo.observe.report.meanings import MEANINGS, SEQUENCE_LEVEL_LOSSES, Meaning, Status
+from gspo.observe.report.meanings import MEANINGS, Meaning, Status
 from gspo.observe.report.run import Curve, Run
 from gspo.observe.sparkline import quantity
 
@@ -59,13 +59,13 @@ def read_run(run: Run) -> list[Verdict]:
             verdicts.append(Verdict(key, "problem", text, "not finite"))
         elif key in _COURSES:
             verdicts.append(_COURSES[key](run, curve))
-        elif meaning.band_for(run.policy_loss) is not None:
+        elif meaning.band_for(run.loss) is not None:
             verdicts.append(_banded(run, key, curve))
     return verdicts
 
 
 def _banded(run: Run, key: str, curve: Curve) -> Verdict:
-    band = MEANINGS[key].band_for(run.policy_loss)
+    band = MEANINGS[key].band_for(run.loss)
     assert band is not None
     value = median(curve.values[-math.ceil(_RECENT_SHARE * len(curve.values)) :])
     shown = quantity(value)
@@ -76,7 +76,7 @@ def _banded(run: Run, key: str, curve: Curve) -> Verdict:
     status = band.status(value)
     if status == "healthy":
         return Verdict(key, status, f"Lately {shown}.", shown)
-    if clip and value < band.low and run.policy_loss in SEQUENCE_LEVEL_LOSSES:
+    if clip and value < band.low and run.loss.sequence_clip:
         text = f"Lately {shown}: the clip hardly acts. A sequence ratio needs a clip range near 3e-4, not 0.2."
         return Verdict(key, status, text, shown)
     return Verdict(key, status, f"Lately {shown}, outside of {band}.", shown)

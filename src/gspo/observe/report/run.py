@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from gspo.methods import ADVANTAGES, DEFAULT_ADVANTAGE, DEFAULT_LOSS, PolicyLoss, loss_named
 from gspo.observe.jsonl import read_jsonl
 
 __all__ = ["Curve", "Run", "read_curves"]
@@ -49,11 +50,15 @@ class Run:
     config: dict[str, Any]
 
     @property
-    def policy_loss(self) -> str:
-        """The policy loss, under either spelling; GSPO where the folder has no config."""
-        loss = self.setting("actor_rollout_ref.actor.policy_loss", "gspo")
-        name = loss.get("loss_mode", "vanilla") if isinstance(loss, dict) else loss
-        return "vanilla" if name == "ppo" else str(name)
+    def loss(self) -> PolicyLoss:
+        """What is known of the policy loss.
+
+        One of the user's own is known in the process that trained with it only. Elsewhere, and where the folder has no
+        config, the metrics say whether it clips whole sequences.
+        """
+        setting = self.setting("actor_rollout_ref.actor.policy_loss", "the policy loss")
+        name = str(setting.get("loss_mode", DEFAULT_LOSS) if isinstance(setting, dict) else setting)
+        return loss_named(name) or PolicyLoss(name, sequence_clip=self.has("actor/seq_clipfrac"))
 
     @property
     def held_out(self) -> dict[str, Curve]:
@@ -83,7 +88,8 @@ class Run:
     def compares_groups(self) -> bool:
         """Whether the advantage compares the responses of a prompt, so that equal rewards teach nothing."""
         alone = self.setting("actor_rollout_ref.rollout.n") == 1
-        return not alone and self.setting("algorithm.adv_estimator") not in ("gae", "reinforce_plus_plus")
+        advantage = ADVANTAGES.get(str(self.setting("algorithm.adv_estimator", DEFAULT_ADVANTAGE)))
+        return not alone and (advantage is None or advantage.compares_groups)
 
     def updates_per_rollout(self) -> int | None:
         """Optimizer steps on each batch of rollouts; None where the config does not tell."""

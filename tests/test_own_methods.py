@@ -1,0 +1,225 @@
+"""Losses and advantages of the user's own: from a file or the same process, checked before anything runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gspo.algorithms import register_advantage, register_policy_loss
+from gspo.cli import main
+from gspo.config import Config, ConfigError, load_config, load_external, notices, render, require_supported
+from gspo.config.schema import (
+    ActorConfig,
+    ActorRolloutRefConfig,
+    AlgorithmConfig,
+    CriticConfig,
+    PolicyLossConfig,
+    RolloutConfig,
+)
+from gspo.observe.report.readings import read_run
+from gspo.observe.report.run import load_run
+from gspo.trainer import train
+
+REPOSITORY = Path(__file__).parent.parent
+ACTOR = "actor_rollout_ref.actor"
+Overrides = Callable[..., list[str]]
+
+FILE = """
+from gspo.algorithms import register_advantage, register_policy_loss
+
+@register_policy_loss("mine", sequence_clip=True, clip=(0.002, 0.003), aggregation="seq-mean-token-sum")
+def mine(**_): ...
+
+@register_advantage("ours", compares_groups=False, needs_values=True)
+def ours(**_): ...
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> str:
+    (tmp_path / "own.py").write_text(FILE, encoding="utf-8")
+    return f"algorithm.external_modules=[{tmp_path}/own.py]"
+
+
+def filled(config: Config) -> tuple[Any, ...]:
+    actor = config.actor_rollout_ref.actor
+    return actor.clip_ratio_low, actor.clip_ratio_high, actor.loss_agg_mode
+
+
+def test_a_file_brings_its_defaults(own_file: str) -> None:
+    config = load_config(overrides=[own_file, f"{ACTOR}.policy_loss=mine"])
+    assert filled(config) == (0.002, 0.003, "seq-mean-token-sum")
+    assert config.loss_facts.sequence_clip
+    given = [f"{ACTOR}.clip_ratio_low=0.004", f"{ACTOR}.loss_agg_mode=token-mean"]
+    assert filled(load_config(overrides=[own_file, f"{ACTOR}.policy_loss=mine", *given])) == (
+        0.004,
+        0.003,
+        "token-mean",
+    )
+
+
+def test_an_advantage_that_needs_values_has_a_critic(own_file: str) -> None:
+    overrides = [own_file, "algorithm.adv_estimator=ours"]
+    config = load_config(overrides=overrides)
+    assert (config.uses_value_critic, config.critic.enable, config.wants_discriminator) == (True, True, False)
+    assert not any("baseline" in notice for notice in notices(config))  # it does not compare the responses of a prompt
+    with pytest.raises(ConfigError, match=r"^algorithm\.adv_estimator=ours needs a critic: set critic\.enable=null"):
+        load_config(overrides=[*overrides, "critic.enable=false"])
+
+
+def test_what_is_registered_in_the_process_needs_no_file() -> None:
+    register_policy_loss("mine", clip=None)(lambda: None)
+    register_advantage("ours", min_responses=3)(lambda: None)
+    config = load_config(overrides=[f"{ACTOR}.policy_loss=mine", "algorithm.adv_estimator=ours"])
+    assert filled(config) == (None, None, "token-mean")
+    with pytest.raises(ConfigError) as caught:
+        require_supported(config)
+    assert caught.value.key == "actor_rollout_ref.rollout.n"
+    assert str(caught.value).endswith("needs 3 responses of a prompt or more: set actor_rollout_ref.rollout.n=8")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            f"{ACTOR}.policy_loss=mien",
+            f"{ACTOR}.policy_loss.loss_mode=mien is unknown: no file of algorithm.external_modules registers it; did "
+            r"you mean mine\? Known: vanilla, .*, mine",
+        ),
+        (
+            "algorithm.adv_estimator=our",
+            "algorithm.adv_estimator=our is unknown: no file of algorithm.external_modules registers it; did you mean "
+            r"ours\? Known: gae, .*, ours",
+        ),
+    ],
+)
+def test_a_mistyped_name_is_found_when_the_configuration_is_loaded(setting: str, message: str, own_file: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{message} \(override {re.escape(setting)}\)$"):
+        load_config(overrides=[own_file, setting])
+
+
+def test_a_mistake_elsewhere_is_said_before_the_file_runs(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
+    with pytest.raises(ConfigError, match="n=0 is too small"):
+        load_config(overrides=[f"algorithm.external_modules={tmp_path}/own.py", "actor_rollout_ref.rollout.n=0"])
+
+
+def test_a_written_configuration_is_read_without_running_anything(own_file: str, tmp_path: Path) -> None:
+    names = [f"{ACTOR}.policy_loss=mine", "algorithm.adv_estimator=ours"]
+    config = load_config(overrides=[own_file, *names])
+    (tmp_path / "config.yaml").write_text(render(config), encoding="utf-8")
+    (tmp_path / "own.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
+    program = f"""
+import sys
+from gspo.config import load_config, render
+print(render(load_config({str(tmp_path)!r}, "config", external=False)), end="")
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == render(config)
+
+
+def test_a_loss_that_does_not_clip_is_read_back_as_it_was(tmp_path: Path) -> None:
+    """Nothing is filled where the loss is not known."""
+    (tmp_path / "config.yaml").write_text("actor_rollout_ref: {actor: {policy_loss: another}}", encoding="utf-8")
+    assert filled(load_config(str(tmp_path), "config", external=False)) == (None, None, None)
+    with pytest.raises(ConfigError, match="another is unknown"):
+        load_config(str(tmp_path), "config")
+
+
+def test_a_configuration_made_in_python_is_checked_where_it_is_used(own_file: str) -> None:
+    config = Config(
+        actor_rollout_ref=ActorRolloutRefConfig(actor=ActorConfig(policy_loss=PolicyLossConfig(loss_mode="mine")))
+    )
+    with pytest.raises(ConfigError, match="mine is unknown; known: vanilla, "):
+        train(config_with_data(config))
+    load_external(load_config(overrides=[own_file]))
+    load_external(config)
+    gae = Config(algorithm=AlgorithmConfig(adv_estimator="gae"), critic=CriticConfig(enable=False))
+    with pytest.raises(ConfigError, match="gae needs a critic"):
+        load_external(gae)
+
+
+def config_with_data(config: Config) -> Config:
+    """With the keys that a run must have."""
+    policy = config.actor_rollout_ref
+    model = replace(policy.model, path="nowhere")
+    return replace(
+        config,
+        actor_rollout_ref=replace(policy, model=model, rollout=RolloutConfig(n=4)),
+        data=replace(config.data, train_files=["nowhere.jsonl"]),
+    )
+
+
+def test_a_file_may_have_dataclasses_and_one_that_fails_can_be_run_again(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    override = f"algorithm.external_modules={file}"
+    file.write_text("1 / 0", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError: division by zero \(own\.py, line 1\): fix it$"):
+        load_config(overrides=[override])
+    file.write_text(
+        "from __future__ import annotations\nimport dataclasses\nfrom typing import ClassVar\n\n"
+        "@dataclasses.dataclass\nclass A:\n    b: ClassVar[int] = 1\n",
+        encoding="utf-8",
+    )
+    assert load_config(overrides=[override]).algorithm.external_modules == [str(file)]
+
+
+def test_eval_runs_no_file_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
+    key = "algorithm.external_modules"
+    assert main(["eval", "nowhere", "--data", "a.jsonl", "--set", f"{key}=[{tmp_path}/own.py]"]) == 1
+    assert f"--set {key} has no effect on an evaluation" in capsys.readouterr().err
+
+
+def test_the_report_takes_a_loss_that_it_does_not_know_by_its_metrics(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("actor_rollout_ref: {actor: {policy_loss: {loss_mode: another}}}")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2}\n')
+    assert [verdict.status for verdict in read_run(load_run(tmp_path))] == ["watch"]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2, "actor/seq_clipfrac": 0.2}\n')
+    assert [verdict.status for verdict in read_run(load_run(tmp_path))] == ["healthy", "healthy"]
+    register_policy_loss("another", clip=None)(lambda: None)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2}\n')
+    assert read_run(load_run(tmp_path)) == []
+
+
+# The guide of CONTRIBUTING, as it is written there.
+
+
+def guide() -> tuple[str, list[str], str]:
+    """The file, the words of the command and the script."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = text.partition("## Add a policy loss")[2].partition("\n## ")[0]
+    file, script = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (command,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return file, command.split(), script
+
+
+@pytest.mark.parametrize("way", ["command", "script"])
+def test_the_guide_of_a_loss_of_ones_own_is_true(way: str, run_overrides: Overrides, tmp_path: Path) -> None:
+    file, command, script = guide()
+    (tmp_path / "capped.py").write_text(file, encoding="utf-8")
+    (tmp_path / "configs").mkdir()
+    kept = [text for text in run_overrides("trainer.total_training_steps=1") if ".policy_loss=" not in text]
+    settings = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in kept)}
+    (tmp_path / "configs" / "my_run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    program = ["-m", *command] if way == "command" else ["-c", script]
+    done = subprocess.run(
+        [sys.executable, *program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    actor = load_run(tmp_path / "run").setting(ACTOR)
+    assert actor["policy_loss"]["loss_mode"] == "capped"
+    assert (actor["clip_ratio_low"], actor["clip_ratio_high"]) == (0.5, 1.0)
+    assert actor["loss_agg_mode"] == "seq-mean-token-mean"
+    curves = load_run(tmp_path / "run").curves
+    assert curves["actor/grad_norm"].values[0] > 0
+    assert 0 <= curves["actor/pg_clipfrac"].values[0] <= 1
