@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from gspo.algorithms import PolicyLossConfig, compute_policy_loss_gspo, compute_policy_loss_gspo_token, to_floats
+from gspo.algorithms import PolicyLossSettings, compute_policy_loss_gspo, compute_policy_loss_gspo_token, to_floats
 
 FORMS = [compute_policy_loss_gspo, compute_policy_loss_gspo_token]
-WIDE = PolicyLossConfig(clip_ratio=1e6)
+WIDE = PolicyLossSettings(clip_ratio=1e6)
 
 
 def closed_form_gradient(oracle, batch, low, high):
@@ -33,7 +33,7 @@ def closed_form_gradient(oracle, batch, low, high):
 def test_gradient_is_the_papers(oracle, function, low, high):
     for seed in range(5):
         batch = oracle.make_batch(seed)
-        loss, _ = function(*batch.inputs, config=PolicyLossConfig(clip_ratio_low=low, clip_ratio_high=high))
+        loss, _ = function(*batch.inputs, config=PolicyLossSettings(clip_ratio_low=low, clip_ratio_high=high))
         gradient = torch.autograd.grad(loss, batch.log_prob)[0]
         torch.testing.assert_close(gradient, closed_form_gradient(oracle, batch, low, high))
 
@@ -43,7 +43,7 @@ def test_gradient_is_the_papers(oracle, function, low, high):
 def test_the_token_form_is_the_sequence_form(oracle, mode, drift):
     """Also where the bound on the ratio is active (drift 30)."""
     batch = oracle.make_batch(7, drift)
-    results = [function(*batch.inputs, mode, PolicyLossConfig(clip_ratio=0.1)) for function in FORMS]
+    results = [function(*batch.inputs, mode, PolicyLossSettings(clip_ratio=0.1)) for function in FORMS]
     (loss, metrics), (token_loss, token_metrics) = results
     torch.testing.assert_close(loss, token_loss)
     gradients = [torch.autograd.grad(value, batch.log_prob)[0] for value, _ in results]
@@ -69,7 +69,7 @@ def test_metrics_tell_sequences_from_tokens(function):
     log_ratio = torch.tensor([[0.3, 0.0, 0.0], [-0.2, -0.2, math.nan], [0.5, 9.0, 9.0], [9.0, 9.0, 9.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
     advantages = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]]).expand(4, 3)
-    config = PolicyLossConfig(clip_ratio=0.05)
+    config = PolicyLossSettings(clip_ratio=0.05)
     _, metrics = function(torch.zeros(4, 3), log_ratio, advantages, mask, config=config)
     ratios = [math.exp(0.1), math.exp(-0.2), math.exp(0.5)]
     expected = {

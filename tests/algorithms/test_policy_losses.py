@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gspo.algorithms import PolicyLossConfig, compute_policy_loss_sapo, get_policy_loss_fn, merge_stats, to_floats
+from gspo.algorithms import PolicyLossSettings, compute_policy_loss_sapo, get_policy_loss_fn, merge_stats, to_floats
 from gspo.methods import LOSSES
 
 NAMES = list(LOSSES)
 MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 CLIP = {"low": 0.15, "high": 0.25}
-CONFIG = PolicyLossConfig(clip_ratio_low=0.15, clip_ratio_high=0.25, clip_ratio_c=1.5, tau_pos=0.7, tau_neg=1.3)
+CONFIG = PolicyLossSettings(clip_ratio_low=0.15, clip_ratio_high=0.25, clip_ratio_c=1.5, tau_pos=0.7, tau_neg=1.3)
 
 
 def with_info(**info):
-    return PolicyLossConfig(**{**vars(CONFIG), "global_batch_info": info})
+    return PolicyLossSettings(**{**vars(CONFIG), "global_batch_info": info})
 
 
 def gradient(loss, batch):
@@ -60,7 +60,7 @@ def test_the_normalisers_of_the_whole_batch_are_used(oracle, name):
     assert_matches(oracle, name, "seq-mean-token-mean", batch, with_info(**info), num_sequences=9)
     for config in (
         with_info(**info, loss_scale_factor=20),
-        PolicyLossConfig(**{**vars(CONFIG), "loss_scale_factor": 20, "global_batch_info": info}),
+        PolicyLossSettings(**{**vars(CONFIG), "loss_scale_factor": 20, "global_batch_info": info}),
     ):
         assert_matches(oracle, name, "seq-mean-token-sum-norm", batch, config, num_sequences=9, scale=20)
 
@@ -141,7 +141,7 @@ def test_defaults(oracle, name):
         defaults |= dict(zip(("clip_ratio_low", "clip_ratio_high"), LOSSES[name].clip, strict=True))
     batch, function = oracle.make_batch(2, drift=1.0), get_policy_loss_fn(name)
     explicit, _ = function(*batch.inputs, config=defaults)
-    for config in (None, PolicyLossConfig(), SimpleNamespace()):
+    for config in (None, PolicyLossSettings(), SimpleNamespace()):
         assert torch.equal(function(*batch.inputs, config=config)[0], explicit)
 
 
@@ -179,6 +179,6 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"^clip_ratio_low=-0\.1 and clip_ratio_high=0\.2 are distances and cannot be"):
         vanilla(ones, ones, ones, ones, config={"clip_ratio_low": -0.1})
     with pytest.raises(ValueError, match=r"^clip_ratio_high is a distance from the ratio 1 and cannot be negative"):
-        PolicyLossConfig(clip_ratio_high=-1)
+        PolicyLossSettings(clip_ratio_high=-1)
     with pytest.raises(ValueError, match=r"^Invalid loss_agg_mode: mean\. Choose one of"):
         gspo(ones, ones, ones, ones, "mean")

@@ -65,7 +65,7 @@ from gspo.algorithms.sequence_losses import (
     compute_policy_loss_gspo_token,
 )
 from gspo.algorithms.settings import (
-    PolicyLossConfig,
+    PolicyLossSettings,
 )
 from gspo.algorithms.stats import (
     Max,
@@ -96,7 +96,7 @@ __all__ = [
     "Max",
     "Mean",
     "Min",
-    "PolicyLossConfig",
+    "PolicyLossSettings",
     "Stat",
     "agg_loss",
     "compute_discriminator_loss",

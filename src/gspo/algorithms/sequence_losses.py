@@ -75,7 +75,7 @@ def compute_policy_loss_gspo(
         response_mask: which tokens the policy wrote. A response without any counts nowhere.
         loss_agg_mode: a mode of `agg_loss`; the paper's is seq-mean-token-mean.
         config: clip_ratio_low, clip_ratio_high or clip_ratio, loss_scale_factor, global_batch_info: see
-            `PolicyLossConfig`, for which any object with some of these attributes, or a mapping, may stand in.
+            `PolicyLossSettings`, for which any object with some of these attributes, or a mapping, may stand in.
             Clip range where it sets none: 3e-4 and 4e-4, the paper's.
         rollout_is_weights: rollout correction weights, or None.
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["PolicyLossConfig", "clip_range", "read_setting"]
+__all__ = ["PolicyLossSettings", "clip_range", "read_setting"]
 
 
 @dataclass(frozen=True)
-class PolicyLossConfig:
+class PolicyLossSettings:
     """The numbers of a policy loss. None means the default of the loss that is called.
 
     Attributes:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from gspo.algorithms import agg_loss, get_policy_loss_fn, kl_penalty
-from gspo.algorithms.settings import PolicyLossConfig
+from gspo.algorithms.settings import PolicyLossSettings
 from gspo.algorithms.stats import Max, Mean, merge_stats
 from gspo.config.schema import ActorConfig
 from gspo.groups import GroupBatch
@@ -29,9 +29,9 @@ def loss_mask(batch: GroupBatch) -> Tensor:
     return batch.tensors.get("kept_mask", batch["response_mask"])
 
 
-def loss_settings(section: ActorConfig, counts: Counts) -> PolicyLossConfig:
+def loss_settings(section: ActorConfig, counts: Counts) -> PolicyLossSettings:
     """The numbers of the policy loss, with the normalisers of a whole optimizer batch."""
-    return PolicyLossConfig(
+    return PolicyLossSettings(
         clip_ratio=section.clip_ratio,
         clip_ratio_low=section.clip_ratio_low,
         clip_ratio_high=section.clip_ratio_high,
