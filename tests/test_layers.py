@@ -80,7 +80,7 @@ def test_imports_point_down(path: Path) -> None:
 def test_the_algorithms_need_torch_and_numpy_only(path: Path) -> None:
     tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
     packages = {name.split(".")[0] for _, name in imported_modules(tree, ("gspo", *path.parts[:-1]))}
-    assert packages - set(sys.stdlib_module_names) <= {"gspo", "torch", "numpy", "jaxtyping"}
+    assert packages - set(sys.stdlib_module_names) <= {"gspo", "torch", "numpy"}
 
 
 @pytest.mark.parametrize("modules", ["gspo", "gspo.methods, gspo.config, gspo.config.docs"])
