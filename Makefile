@@ -39,6 +39,7 @@ lint: $(READY)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
+	@$(BIN)/mypy examples/*.py
 
 # Two cores are used better by two processes of one thread each than by one process of two threads.
 test: lint
