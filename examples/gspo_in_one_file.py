@@ -30,9 +30,9 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import PreTrainedTokenizerBase
 
-from gspo.algorithms import PolicyLossConfig, agg_loss, compute_grpo_outcome_advantage, compute_policy_loss_gspo
+from gspo.algorithms import PolicyLossSettings, agg_loss, compute_grpo_outcome_advantage, compute_policy_loss_gspo
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Policy, load_model, load_tokenizer, micro_batches, verify_packed_forward
+from gspo.models import Policy, load_model, load_tokenizer, micro_batches, prepare_model, verify_packed_forward
 from gspo.models.scratch import make_model_folder
 from gspo.rollout import LocalEngine, SamplingParams
 
@@ -229,7 +229,7 @@ def update(policy: Policy, optimizer: AdamW, mini_batch: GroupBatch, lr: float, 
     # and need not run. One group always does, as AdamW's moments fade and weights decay in a step without gradient too.
     moves = (mini_batch["advantages"] != 0).any(-1).numpy()
     teaching = mini_batch.select(np.unique(mini_batch.group_index[moves]).tolist() or [0])
-    loss_settings = PolicyLossConfig(
+    loss_settings = PolicyLossSettings(
         clip_ratio_low=settings.clip_ratio_low,
         clip_ratio_high=settings.clip_ratio_high,
         global_batch_info={"global_batch_size": len(mini_batch)},  # the mean is over all its responses, in every part
@@ -266,7 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # A Llama of four layers, 128 wide, with random weights, and a tokenizer with a token for each character.
         name = args.model or str(make_model_folder(Path(scratch), phrases=[OPENING], seed=settings.seed))
-        policy, tokenizer = Policy(load_model(name, path_key="--model")), load_tokenizer(name)
+        model, tokenizer = load_model(name, path_key="--model"), load_tokenizer(name)
+        policy = Policy(model, compute=prepare_model(model))
     verify_packed_forward(policy)  # a model that packing does not fit would train all the same, on wrong numbers
     prompts, held_out = make_prompts(tokenizer, settings.seed)
     print(f"{len(prompts)} questions to train on, {len(held_out)} held out; the first: {prompts[0].text.strip()}")

@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resume_mode="disable",
         logger=["jsonl"],
     )
+    no_built_in: dict[str, Any] = {"reward.functions": []}  # in place of the preset's, which reads reasoning-gym's rows
     run = gspo.train(
         "quickstart",
         model=model,
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default_local_dir=str(args.out / "gspo"),
         seed=args.seed,
         resume_mode="disable",
-        **{"reward.functions": []},
+        **no_built_in,
     )
     name = next(name for name in run.metrics.column_names if name.startswith("val-core/") and "/acc/mean@" in name)
     curve = [value for value in run.metrics[name].to_pylist() if value is not None]

@@ -319,7 +319,7 @@ REWARDS: dict[str, tuple[Case, str]] = {
     ),
     "reward with other arguments": (
         lambda b: [b.reward("return 1", head="def compute_score(text):")],
-        "custom_reward_function.reward_kwargs: compute_score in DIR/bad_reward.py cannot be called with the keywords "
+        "custom_reward_function: compute_score in DIR/bad_reward.py cannot be called with the keywords "
         "data_source, solution_str, ground_truth, extra_info, prompt_str (missing a required argument: 'text'): give "
         "it ... these parameters, or **kwargs",
     ),

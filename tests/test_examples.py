@@ -19,7 +19,7 @@ from gspo.commands.quickstart import prepare, quickstart_config
 from gspo.config import Config, load_config
 from gspo.data import load_dataset
 from gspo.groups import Prompt
-from gspo.models import Policy, load_model, load_tokenizer
+from gspo.models import Policy, load_model, load_tokenizer, prepare_model
 from gspo.observe.jsonl import read_jsonl
 from gspo.trainer import train
 from gspo.trainer.sft import sft
@@ -46,7 +46,8 @@ def one_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 @pytest.fixture
 def tiny(tiny_model_folder: Path) -> tuple[Policy, PreTrainedTokenizerBase]:
     """The model and tokenizer that `run_overrides` name."""
-    return Policy(load_model(str(tiny_model_folder))), load_tokenizer(str(tiny_model_folder))
+    model = load_model(str(tiny_model_folder))
+    return Policy(model, compute=prepare_model(model)), load_tokenizer(str(tiny_model_folder))
 
 
 def read_prompts(name: str, config: Config, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Prompt]:

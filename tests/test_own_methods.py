@@ -25,7 +25,7 @@ from gspo.config.schema import (
     RolloutConfig,
 )
 from gspo.observe.report.readings import read_run
-from gspo.observe.report.run import load_run
+from gspo.observe.report.run import read_curves
 from gspo.trainer import train
 
 REPOSITORY = Path(__file__).parent.parent
@@ -183,12 +183,12 @@ def test_eval_runs_no_file_of_the_users(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_report_takes_a_loss_that_it_does_not_know_by_its_metrics(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("actor_rollout_ref: {actor: {policy_loss: {loss_mode: another}}}")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2}\n')
-    assert [verdict.status for verdict in read_run(load_run(tmp_path))] == ["watch"]
+    assert [verdict.status for verdict in read_run(read_curves(tmp_path))] == ["watch"]
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2, "actor/seq_clipfrac": 0.2}\n')
-    assert [verdict.status for verdict in read_run(load_run(tmp_path))] == ["healthy", "healthy"]
+    assert [verdict.status for verdict in read_run(read_curves(tmp_path))] == ["healthy", "healthy"]
     register_policy_loss("another", clip=None)(lambda: None)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2}\n')
-    assert read_run(load_run(tmp_path)) == []
+    assert read_run(read_curves(tmp_path)) == []
 
 
 # The guide of CONTRIBUTING, as it is written there.
@@ -216,10 +216,10 @@ def test_the_guide_of_a_loss_of_ones_own_is_true(way: str, run_overrides: Overri
         [sys.executable, *program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    actor = load_run(tmp_path / "run").setting(ACTOR)
+    actor = read_curves(tmp_path / "run").setting(ACTOR)
     assert actor["policy_loss"]["loss_mode"] == "capped"
     assert (actor["clip_ratio_low"], actor["clip_ratio_high"]) == (0.5, 1.0)
     assert actor["loss_agg_mode"] == "seq-mean-token-mean"
-    curves = load_run(tmp_path / "run").curves
+    curves = read_curves(tmp_path / "run").curves
     assert curves["actor/grad_norm"].values[0] > 0
     assert 0 <= curves["actor/pg_clipfrac"].values[0] <= 1

@@ -16,7 +16,7 @@ from gspo.algorithms import (
     get_adv_estimator_fn,
 )
 from gspo.algorithms.stats import to_floats
-from gspo.config import load_config
+from gspo.config import Config, load_config
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.methods import ADVANTAGES, LOSSES
 from gspo.models import load_tokenizer

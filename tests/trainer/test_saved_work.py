@@ -17,7 +17,7 @@ from gspo.algorithms.registry import POLICY_LOSS_REGISTRY
 from gspo.algorithms.stats import to_floats
 from gspo.config import ConfigError, load_config
 from gspo.groups import GroupBatch
-from gspo.methods import LOSSES
+from gspo.methods import LOSSES, PolicyLoss
 from gspo.models import Policy
 from gspo.trainer import preparation, train
 
@@ -155,6 +155,7 @@ def test_every_group_is_run_where_another_term_reads_it(term: str, monkeypatch: 
             return (log_prob - old_log_prob).square().mean(), {}
 
         monkeypatch.setitem(POLICY_LOSS_REGISTRY, "vanilla", own)
+        monkeypatch.setitem(LOSSES, "vanilla", PolicyLoss("vanilla"))  # the facts of a loss registered without any
         term = "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"
     model = tiny_model("llama")
     config = configured(term, SKIPS)
