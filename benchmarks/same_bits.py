@@ -33,6 +33,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 __all__ = ["main"]
 
 Bits = dict[str, Any]  # what a run left behind: the place of a value -> the value, or a hash of it
@@ -279,9 +281,8 @@ def run_bits(work: Path, run: Tiny) -> Bits:
     last = max((folder / "checkpoints").glob("global_step_*"), key=lambda path: int(path.name.rpartition("_")[2]))
     parts = (metric_bits(folder), text_bits(folder, "samples.jsonl", work), file_bits(last, work))
     bits = {"training": "finished", **{place: value for part in parts for place, value in part}}
-    # A comment of the configuration is help text.
-    config = {place: str(line).partition("  #")[0] for place, line in text_bits(folder, "config.yaml", work)}
-    return bits | config
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8").replace(str(work), "WORK"))
+    return bits | {f"config.yaml {key}": value for key, value in flat(settings, "")}
 
 
 def metric_bits(folder: Path) -> Iterator[tuple[str, Any]]:
