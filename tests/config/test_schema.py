@@ -21,7 +21,6 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
         ([f"{ROLLOUT}.temperature=0"], f"{ROLLOUT}.temperature=0.0 is too small: set it above 0"),
         ([f"{ROLLOUT}.temperature=nan"], f"{ROLLOUT}.temperature=nan is not a number: set one"),
         ([f"{ROLLOUT}.top_p=1.5"], f"{ROLLOUT}.top_p=1.5 is too large: set it to 1 or less"),
-        (["trainer.device=gpu"], "trainer.device=gpu is not one of auto, cpu, cuda"),
         (
             [f"{ROLLOUT}.val_kwargs.do_sample=true"],
             f"{ROLLOUT}.val_kwargs.do_sample=true needs a temperature: set {ROLLOUT}.val_kwargs.temperature=1.0",

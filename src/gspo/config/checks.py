@@ -1,115 +1,21 @@
-"""What a run says about its configuration before it starts: keys that are missing, unsupported, or unlikely to work."""
+"""What a run says about its configuration before it starts: settings that do nothing, or are unlikely to work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 
-from gspo.config.convert import ConfigError, show
+from gspo.config.needs import DISCRIMINATOR
 from gspo.config.schema import Config
 from gspo.config.spelling import reason_without_effect
+from gspo.config.usage import keys_that_turn_on, unused
 
-__all__ = ["about_the_weights", "notices", "require_keys", "require_supported", "without_effect"]
+__all__ = ["notices", "supervised_notices"]
 
 # A sequence ratio is a geometric mean over hundreds of tokens and stays within about a hundredth of 1.
 _WIDE_FOR_SEQUENCES = 0.01
 # One token's ratio leaves this range at almost every token once the weights have moved at all.
 _NARROW_FOR_TOKENS = 0.01
 _SMALL_GROUP = 4
-
-# Any of these switches GAD on where the advantage needs no value critic.
-_SWITCHES = (
-    "critic.enable",
-    "critic.model.path",
-    "trainer.critic_warmup",
-    "trainer.gad_warmup_epochs",
-    "trainer.gad_warmup_steps",
-)
-_DISCRIMINATOR_ONLY = frozenset(
-    {
-        "reward.discriminator_weight",
-        "trainer.gad_warmup_epochs",
-        "trainer.gad_warmup_lr",
-        "trainer.gad_warmup_steps",
-        *(f"critic.discriminator.{name}" for name in ("temperature", "margin", "score_l2", "label_smoothing")),
-        "critic.discriminator.freeze_after_warmup",
-    }
-)
-_VALUE_CRITIC_ONLY = frozenset({"critic.cliprange_value", "critic.loss_agg_mode", "critic.value_loss_coef"})
-# What a value head on the actor's backbone still follows.
-_OF_A_SHARED_HEAD = frozenset({"critic.enable", "critic.shared_backbone", "critic.model.path", *_VALUE_CRITIC_ONLY})
-
-_EXAMPLES = {
-    "actor_rollout_ref.model.path": "actor_rollout_ref.model.path=Qwen/Qwen3-0.6B",
-    "data.train_files": "data.train_files=train.parquet",
-    "data.val_files": "data.val_files=test.parquet",
-    "critic.model.path": "critic.model.path=Qwen/Qwen3-0.6B",
-}
-
-
-# Key, the value that asks for nothing, and what is missing.
-_NOT_YET = (
-    ("trainer.nnodes", 1, "this release trains in one process"),
-    ("trainer.n_gpus_per_node", 1, "this release trains in one process"),
-)
-
-
-def require_keys(config: Config, *keys: str) -> None:
-    """Holds that these keys, which have no default, are set.
-
-    Raises:
-        ConfigError: one is not; gives an example.
-    """
-    for key in keys:
-        if not reduce(getattr, key.split("."), config):
-            raise ConfigError(f"{key} is not set: set it, as in {_EXAMPLES.get(key, f'{key}=VALUE')}", key)
-
-
-def require_supported(config: Config) -> None:
-    """Holds that the configuration asks for nothing that is read but cannot be trained.
-
-    Raises:
-        ConfigError: it does; says what to set in its place.
-    """
-    advantage, n = config.advantage_facts, config.actor_rollout_ref.rollout.n
-    if advantage.per_reward and config.algorithm.use_kl_in_reward:
-        raise ConfigError(
-            f"algorithm.adv_estimator={advantage.name} normalises each reward on its own and leaves the divergence "
-            "out: set algorithm.use_kl_in_reward=false and actor_rollout_ref.actor.use_kl_loss=true",
-            "algorithm.use_kl_in_reward",
-        )
-    if n < advantage.min_responses:
-        raise ConfigError(
-            f"algorithm.adv_estimator={advantage.name} needs {advantage.min_responses} responses of a prompt or more: "
-            f"set actor_rollout_ref.rollout.n={max(8, advantage.min_responses)}",
-            "actor_rollout_ref.rollout.n",
-        )
-    if config.algorithm.filter_groups.enable and n == 1:
-        raise ConfigError(
-            "algorithm.filter_groups.enable=true drops every group of one response: set actor_rollout_ref.rollout.n=8",
-            "algorithm.filter_groups.enable",
-        )
-    if config.critic.shared_backbone:
-        _require_sharable(config)
-    for key, neutral, what in _NOT_YET:
-        if (value := reduce(getattr, key.split("."), config)) != neutral:
-            raise ConfigError(f"{key}={show(value)}: {what}: set it to {show(neutral)}", key)
-
-
-def _require_sharable(config: Config) -> None:
-    """Holds that the critic can be a head on the actor's model."""
-    if config.wants_discriminator:
-        raise ConfigError(
-            "critic.shared_backbone=true is of PPO's value critic, and a discriminator (GAD) judges the actor from a "
-            "model of its own: take it out, or set algorithm.adv_estimator=gae",
-            "critic.shared_backbone",
-        )
-    if config.uses_value_critic and config.critic.model.path is not None:
-        raise ConfigError(
-            f"critic.model.path={config.critic.model.path} is a second model, and critic.shared_backbone=true puts the "
-            "value head on the actor's own: take one of them out",
-            "critic.model.path",
-        )
 
 
 def notices(config: Config, vocabulary: int | None = None) -> list[str]:
@@ -121,18 +27,24 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
     """
     return [
         *config.notes,
-        *about_the_weights(config),
+        *_about_the_weights(config),
         *_about_the_clip(config),
         *_about_the_updates(config),
         *_about_groups(config),
         *_about_the_divergence(config),
         *_about_the_critic(config),
+        *unused(config, "train"),
         *_about_sampling(config, vocabulary),
-        *without_effect(config),
+        *_without_effect(config),
     ]
 
 
-def about_the_weights(config: Config) -> Iterator[str]:
+def supervised_notices(config: Config) -> list[str]:
+    """The same of `gspo sft`: weights that will not move, and the user's keys that it does not use."""
+    return [*config.notes, *_about_the_weights(config), *_without_effect(config), *unused(config, "sft")]
+
+
+def _about_the_weights(config: Config) -> Iterator[str]:
     """About weights in a type that small updates do not reach."""
     model, lr = config.actor_rollout_ref.model, config.actor_rollout_ref.actor.optim.lr
     if model.dtype == "bfloat16":
@@ -234,36 +146,18 @@ def _about_the_critic(config: Config) -> Iterator[str]:
     if config.wants_discriminator:
         yield from _about_the_discriminator(config)
         return
-    if keys := sorted(key for key in config.user_set if key in _DISCRIMINATOR_ONLY):
-        yield f"{', '.join(keys)}: no effect without a discriminator (critic.model.path with grpo trains one)"
-    if not config.critic.enable:
-        if trainer.critic_warmup > 0:
-            yield f"trainer.critic_warmup={trainer.critic_warmup} has no effect without a critic: take it out"
-        known = {"critic.enable", *_DISCRIMINATOR_ONLY}
-        if keys := sorted(key for key in config.user_set if key.startswith("critic.") and key not in known):
-            yield f"{', '.join(keys)}: no effect without a critic (algorithm.adv_estimator=gae trains one)"
-    elif config.critic.shared_backbone:
-        used = _OF_A_SHARED_HEAD | _DISCRIMINATOR_ONLY
-        unused = [key for key in config.user_set if key.startswith("critic.") and key not in used]
-        if keys := sorted(key for key in unused if reason_without_effect(key) is None):
-            yield (
-                f"{', '.join(keys)}: no effect with critic.shared_backbone=true, whose value head is updated with the "
-                "actor: set the same under actor_rollout_ref.actor, or take it out"
-            )
-    elif "critic.value_loss_coef" in config.user_set:
-        yield "critic.value_loss_coef: no effect without critic.shared_backbone=true: set that, or take it out"
+    if not config.critic.enable and trainer.critic_warmup > 0:
+        yield f"trainer.critic_warmup={trainer.critic_warmup} has no effect without a critic: take it out"
 
 
 def _about_the_discriminator(config: Config) -> Iterator[str]:
     """What works against a discriminator, or does nothing with one."""
     trainer, rollout = config.trainer, config.actor_rollout_ref.rollout
-    asked = [key for key in _SWITCHES if key in config.user_set] or ["critic.enable"]
+    asked = [key for key in keys_that_turn_on(DISCRIMINATOR) if key in config.user_set] or ["critic.enable"]
     yield (
         f"{', '.join(asked)} with algorithm.adv_estimator={config.algorithm.adv_estimator}: a discriminator is trained "
         "on the teacher's text and its score is the reward (GAD). critic.enable=false trains on rewards alone"
     )
-    if keys := sorted(config.user_set & _VALUE_CRITIC_ONLY):
-        yield f"{', '.join(keys)}: no effect with a discriminator, which has no values to clip: take it out"
     if not trainer.gad_warmup:
         yield (
             "no stage of GAD's warmup: the student starts as it is, which the paper finds to cost quality. Set "
@@ -308,7 +202,7 @@ def _about_sampling(config: Config, vocabulary: int | None) -> Iterator[str]:
         yield f"{key}.n={val.n} greedy responses are all alike: set {key}.do_sample=true and {key}.temperature=1.0"
 
 
-def without_effect(config: Config) -> Iterator[str]:
+def _without_effect(config: Config) -> Iterator[str]:
     """About verl's keys that do nothing here, one line each."""
     for key in sorted(config.user_set):
         if reason := reason_without_effect(key):

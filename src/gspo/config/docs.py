@@ -13,6 +13,7 @@ from gspo.config.method_lines import advantage_table, loss_table
 from gspo.config.schema import Config
 from gspo.config.sources import preset_names
 from gspo.config.spelling import MOVED, NO_EFFECT, REFUSED
+from gspo.config.usage import key_facts
 from gspo.methods import LOSSES
 
 __all__ = ["make_page"]
@@ -30,6 +31,9 @@ A file sets what it wants to change, with nested keys (`algorithm: {adv_estimato
 (`algorithm.adv_estimator: grpo`), and may begin with `defaults: [NAME, ...]` to stand on presets or on files beside it.
 Overrides follow Hydra's grammar: `key=value` and `+key=value` set, `~key` goes back to the default, `[a,b]` is a list,
 `{a: 1}` a mapping, `null` nothing. `${other.key}` stands for another key's value. An unknown key is an error.
+
+"Read by" names the commands in which a key has an effect (`gspo compare` trains). The others say that they do not use
+it, or refuse it.
 """
 
 _LOSSES_INTRODUCTION = """\
@@ -64,11 +68,13 @@ def _section(kind: type[Section], key: str, line: str) -> Iterator[str]:
     yield f"\n## {key}\n\n{line}" + ("\n" if leaves(kind) else "")
     rows: list[tuple[str, ...]] = []
     for name, spec in leaves(kind).items():
+        leaf = key_facts()[f"{key}.{name}"]
         choices = spec.metadata["choices"]
         expected = ", ".join(choices) if choices else type_name(type_hints(kind)[name])
-        rows.append((f"`{name}`", expected, f"`{show(_default(kind, name))}`", spec.metadata["line"]))
+        default, readers = f"`{show(_default(kind, name))}`", ", ".join(leaf.read_by)
+        rows.append((f"`{name}`", expected, default, readers, spec.metadata["line"]))
     if rows:
-        yield from _table(("Key", "Values", "Default", "Meaning"), rows)
+        yield from _table(("Key", "Values", "Default", "Read by", "Meaning"), rows)
     for name, child in children(kind).items():
         yield from _section(child, f"{key}.{name}", _line_of(kind, name))
 

@@ -1,7 +1,8 @@
-"""The field of a configuration: a default, one line of text and the values that it takes.
+"""The field of a configuration: a default, one line of text, the values that it takes, and where it has an effect.
 
 A section is a frozen dataclass whose fields are made by `option` (a leaf) or `section` (a nested dataclass). Its
 `__post_init__` brings every leaf to its declared type and holds it to its bounds, so none with a bad value exists.
+All that is known of a key is at its field; `leaves_below` finds it by the dotted key.
 """
 
 from __future__ import annotations
@@ -10,13 +11,43 @@ import copy
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gspo.config.convert import ConfigError, convert, show
 
-__all__ = ["ConfigError", "Section", "children", "leaves", "option", "section", "to_dict", "type_hints"]
+__all__ = [
+    "COMMANDS",
+    "ConfigError",
+    "Leaf",
+    "Needs",
+    "Section",
+    "children",
+    "leaves",
+    "leaves_below",
+    "option",
+    "section",
+    "to_dict",
+    "type_hints",
+]
+
+# The commands that read keys. `gspo compare` and the quickstarts train; `gspo config` prints.
+COMMANDS = ("train", "sft", "eval")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a key has no effect without.
+
+    Attributes:
+        otherwise: what is said of a key, behind its name, where this does not hold: that it has no effect, and what to
+            do.
+        holds: whether it does, for a resolved `Config`.
+    """
+
+    otherwise: str
+    holds: Callable[[Any], bool]
 
 
 def option(
@@ -27,9 +58,34 @@ def option(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    read_by: Sequence[str] | None = None,
+    only_with: Needs | Sequence[Needs] | None = None,
+    turns_on: Needs | None = None,
+    example: str | None = None,
 ) -> Any:
-    """A leaf of the tree: its default, the line that documents it and its bounds (which None and lists do not have)."""
-    metadata = {"line": line, "choices": tuple(choices), "at_least": at_least, "above": above, "at_most": at_most}
+    """A leaf of the tree.
+
+    Args:
+        default: its default.
+        line: the line that documents it.
+        choices: the texts that it takes, where not any.
+        at_least, above, at_most: its bounds, which None and lists do not have.
+        read_by: the commands of `COMMANDS` in which it has an effect; None: those of its section's READ_BY.
+        only_with: without any of these it has none; None: those of its section's ONLY_WITH.
+        turns_on: what setting it asks for.
+        example: a value, for messages.
+    """
+    metadata: dict[str, Any] = {
+        "line": line,
+        "choices": tuple(choices),
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "read_by": None if read_by is None else tuple(read_by),
+        "only_with": (only_with,) if isinstance(only_with, Needs) else only_with,
+        "turns_on": turns_on,
+        "example": example,
+    }
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -57,9 +113,17 @@ def children(kind: type[Any]) -> dict[str, type[Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Base of every section. `KEY` is the section's dotted place in the tree, for messages."""
+    """Base of every section.
+
+    Attributes:
+        KEY: the section's dotted place in the tree, for messages.
+        READ_BY: the commands in which its keys have an effect, where a key does not say otherwise.
+        ONLY_WITH: what its keys have no effect without, where a key does not say otherwise.
+    """
 
     KEY: ClassVar[str] = ""
+    READ_BY: ClassVar[tuple[str, ...]] = ()
+    ONLY_WITH: ClassVar[tuple[Needs, ...]] = ()
 
     @classmethod
     def key(cls, name: str) -> str:
@@ -87,6 +151,41 @@ def _check_bounds(value: Any, bounds: Mapping[str, Any], key: str) -> None:
         raise ConfigError(f"{key}={show(value)} is too small: set it above {bounds['above']}", key)
     if bounds["at_most"] is not None and value > bounds["at_most"]:
         raise ConfigError(f"{key}={show(value)} is too large: set it to {bounds['at_most']} or less", key)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A key of the tree with all that is known of it.
+
+    Attributes:
+        key: its dotted key.
+        section: the section that it is in.
+        metadata: what its `option` was given.
+    """
+
+    key: str
+    section: type[Section]
+    metadata: Mapping[str, Any]
+
+    @property
+    def read_by(self) -> tuple[str, ...]:
+        """The commands in which it has an effect."""
+        own: tuple[str, ...] | None = self.metadata["read_by"]
+        return self.section.READ_BY if own is None else own
+
+    @property
+    def only_with(self) -> tuple[Needs, ...]:
+        """What it has no effect without."""
+        own = self.metadata["only_with"]
+        return self.section.ONLY_WITH if own is None else tuple(own)
+
+
+def leaves_below(kind: type[Section], prefix: str = "") -> Iterator[Leaf]:
+    """Every key of a section and of the sections in it, its own first."""
+    for name, spec in leaves(kind).items():
+        yield Leaf(prefix + name, kind, spec.metadata)
+    for name, child in children(kind).items():
+        yield from leaves_below(child, f"{prefix}{name}.")
 
 
 def to_dict(node: Section) -> dict[str, Any]:

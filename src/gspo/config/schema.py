@@ -7,6 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gspo.config.fields import ConfigError, Section, option, section, to_dict
+from gspo.config.schema_algorithm import (
+    AlgorithmConfig,
+    FilterGroupsConfig,
+    KlCtrlConfig,
+    RolloutCorrectionConfig,
+)
+from gspo.config.schema_critic import CriticConfig, CriticModelConfig, CriticOptimConfig, DiscriminatorConfig
 from gspo.config.schema_data import (
     CustomRewardConfig,
     DataConfig,
@@ -25,17 +32,7 @@ from gspo.config.schema_policy import (
     RolloutConfig,
     ValKwargsConfig,
 )
-from gspo.config.schema_run import (
-    AlgorithmConfig,
-    CriticConfig,
-    CriticModelConfig,
-    CriticOptimConfig,
-    DiscriminatorConfig,
-    FilterGroupsConfig,
-    KlCtrlConfig,
-    RolloutCorrectionConfig,
-    TrainerConfig,
-)
+from gspo.config.schema_run import TrainerConfig
 from gspo.methods import ADVANTAGES, Advantage, PolicyLoss, loss_named
 
 __all__ = [

@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gspo.config.fields import ConfigError, Section, option, section
+from gspo.config.fields import COMMANDS, ConfigError, Section, option, section
+from gspo.config.needs import DISCRIMINATOR
 
 __all__ = ["CustomRewardConfig", "DataConfig", "OverlongBufferConfig", "RewardConfig", "RewardFunctionConfig"]
 
@@ -17,25 +18,33 @@ class DataConfig(Section):
     """Which prompts are asked, and how they are cut and batched."""
 
     KEY: ClassVar[str] = "data"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train", "sft")
 
-    train_files: list[str] = option([], "Parquet, json or jsonl file or files to train on.")
-    val_files: list[str] = option([], "File or files to validate on; none: no validation.")
-    prompt_key: str = option("prompt", "Column of the prompt: a list of {role, content}, or a text.")
-    answer_key: str = option("answer", "Column of the answer that supervised training (gspo sft) learns.")
-    teacher_key: str = option("teacher_response", "Column of the teacher's text, for GAD.")
-    system_prompt: str | None = option(None, "System message put before prompts that have none.")
-    apply_chat_template_kwargs: dict[str, Any] = option({}, "Further arguments of the chat template.")
-    max_prompt_length: int = option(512, "Longest prompt, in tokens.", at_least=1)
-    max_response_length: int = option(512, "Longest response, in tokens.", at_least=1)
-    filter_overlong_prompts: bool = option(False, "Leave out prompts beyond max_prompt_length; they are counted.")
+    train_files: list[str] = option([], "Parquet, json or jsonl file or files to train on.", example="train.parquet")
+    val_files: list[str] = option([], "File or files to validate on; none: no validation.", example="test.parquet")
+    prompt_key: str = option("prompt", "Column of the prompt: a list of {role, content}, or a text.", read_by=COMMANDS)
+    answer_key: str = option(
+        "answer", "Column of the answer that supervised training (gspo sft) learns.", read_by=("sft",)
+    )
+    teacher_key: str = option("teacher_response", "Column of the teacher's text, for GAD.", read_by=("train",))
+    system_prompt: str | None = option(None, "System message put before prompts that have none.", read_by=COMMANDS)
+    apply_chat_template_kwargs: dict[str, Any] = option({}, "Further arguments of the chat template.", read_by=COMMANDS)
+    max_prompt_length: int = option(512, "Longest prompt, in tokens.", at_least=1, read_by=COMMANDS)
+    max_response_length: int = option(512, "Longest response, in tokens.", at_least=1, read_by=COMMANDS)
+    filter_overlong_prompts: bool = option(
+        False, "Leave out prompts beyond max_prompt_length; they are counted.", read_by=COMMANDS
+    )
     truncation: str = option(
         "error",
         "What happens to a longer prompt otherwise; left: its start is cut.",
         choices=("error", "left", "right"),
+        read_by=COMMANDS,
     )
     train_batch_size: int = option(1024, "PROMPTS per training step (times rollout.n responses).", at_least=1)
-    val_batch_size: int | None = option(None, "Prompts per validation batch; null: all at once.", at_least=1)
-    shuffle: bool = option(True, "Shuffle the training prompts anew in each epoch.")
+    val_batch_size: int | None = option(
+        None, "Prompts per validation batch; null: all at once.", at_least=1, read_by=("train", "eval")
+    )
+    shuffle: bool = option(True, "Shuffle the training prompts again in each epoch.")
     seed: int | None = option(None, "Seed of that order; null: trainer.seed.")
     train_max_samples: int = option(-1, "Use the first rows only; -1: all.", at_least=-1)
     val_max_samples: int = option(-1, "Validate on the first rows only; -1: all.", at_least=-1)
@@ -52,6 +61,7 @@ class RewardFunctionConfig(Section):
     """One term of a weighted sum of rewards."""
 
     KEY: ClassVar[str] = "reward.functions[]"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train", "eval")
 
     name: str = option("", "Name of a built-in reward function, or `custom` for custom_reward_function.")
     weight: float = option(1.0, "Weight of this term in the sum.")
@@ -70,6 +80,7 @@ class OverlongBufferConfig(Section):
     """DAPO's soft penalty for length (arXiv 2503.14476, eq. 13)."""
 
     KEY: ClassVar[str] = "reward.overlong_buffer"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train", "eval")
 
     enable: bool = option(
         False, "Take points off responses that come close to the length limit (DAPO, arXiv 2503.14476)."
@@ -94,11 +105,18 @@ class RewardConfig(Section):
     """How responses are scored."""
 
     KEY: ClassVar[str] = "reward"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train", "eval")
 
     functions: list[RewardFunctionConfig] = option(
         [], "Rewards to add up, each {name, weight, kwargs}; none: chosen by each row's data_source."
     )
-    discriminator_weight: float = option(1.0, "GAD: weight of the discriminator's score in the sum.", at_least=0)
+    discriminator_weight: float = option(
+        1.0,
+        "GAD: weight of the discriminator's score in the sum.",
+        at_least=0,
+        read_by=("train",),
+        only_with=DISCRIMINATOR,
+    )
     num_workers: int = option(2, "Processes that score at the same time.", at_least=1)
     timeout: float = option(10.0, "Seconds that one response may take to score.", above=0)
     on_error: str = option(
@@ -114,6 +132,7 @@ class CustomRewardConfig(Section):
     """A reward function of the user's, under verl's keys."""
 
     KEY: ClassVar[str] = "custom_reward_function"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train", "eval")
 
     path: str | None = option(None, "Python file of your own reward function; null: none.")
     name: str = option("compute_score", "Its name: name(data_source, solution_str, ground_truth, extra_info).")

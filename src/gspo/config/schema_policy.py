@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gspo.config.fields import ConfigError, Section, option, section
+from gspo.config.fields import COMMANDS, ConfigError, Section, option, section
 from gspo.config.method_lines import AGGREGATION_LINE, CLIP_LINE, LOSS_LINE
 from gspo.methods import AGGREGATIONS, DEFAULT_LOSS
 
@@ -31,8 +31,11 @@ class ModelConfig(Section):
     """Which model is trained, and how it is loaded."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.model"
+    READ_BY: ClassVar[tuple[str, ...]] = COMMANDS
 
-    path: str | None = option(None, "Folder or hub name of the causal language model to train.")
+    path: str | None = option(
+        None, "Folder or hub name of the causal language model to train.", example="Qwen/Qwen3-0.6B"
+    )
     tokenizer_path: str | None = option(None, "Folder or hub name of the tokenizer; null: the model's own.")
     dtype: str = option(
         "float32", "Type of the weights; bfloat16 loses small updates.", choices=("float32", "bfloat16")
@@ -54,6 +57,7 @@ class PolicyLossConfig(Section):
     """Which policy loss, with the numbers that only one of them has."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.actor.policy_loss"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
 
     loss_mode: str = option(DEFAULT_LOSS, LOSS_LINE)
     tau_pos: float = option(1.0, "SAPO's temperature for positive advantages (arXiv 2511.20347).", above=0)
@@ -91,6 +95,7 @@ class ActorOptimConfig(OptimConfig):
     """AdamW and the schedule of the actor."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.actor.optim"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train", "sft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,7 @@ class ActorConfig(Section):
     """How the policy is updated."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.actor"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
 
     policy_loss: PolicyLossConfig = section(
         PolicyLossConfig, "The policy loss; `policy_loss: gspo` is short for its loss_mode."
@@ -134,11 +140,16 @@ class ActorConfig(Section):
         None,
         "RESPONSES per forward pass; null: as many as fit in ppo_max_token_len_per_gpu. Never changes the update.",
         at_least=1,
+        read_by=("train", "sft"),
     )
     use_dynamic_bsz: bool | None = option(
-        None, "Split by tokens rather than by responses; null: yes where ppo_micro_batch_size_per_gpu is null."
+        None,
+        "Split by tokens rather than by responses; null: yes where ppo_micro_batch_size_per_gpu is null.",
+        read_by=("train", "sft"),
     )
-    ppo_max_token_len_per_gpu: int = option(16384, "Unique tokens per forward and backward pass.", at_least=1)
+    ppo_max_token_len_per_gpu: int = option(
+        16384, "Unique tokens per forward and backward pass.", at_least=1, read_by=("train", "sft")
+    )
     ppo_epochs: int = option(1, "Passes over each batch of rollouts.", at_least=1)
     shuffle: bool = option(False, "Shuffle the groups of a batch before they are cut into mini-batches.")
     optim: ActorOptimConfig = section(ActorOptimConfig, "Optimizer and schedule of the actor.")
@@ -165,12 +176,15 @@ class ValKwargsConfig(Section):
     """How validation samples."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.rollout.val_kwargs"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
 
     n: int = option(1, "Responses per validation prompt; pass@k and maj@k need several.", at_least=1)
     do_sample: bool = option(False, "Sample in validation; false: greedy, whatever the temperature.")
     temperature: float = option(0.0, "Temperature of validation, where do_sample is true.", at_least=0)
     top_p: float = option(1.0, "Smallest probability mass to sample from in validation.", above=0, at_most=1)
-    top_k: int = option(-1, "Most likely tokens to sample from in validation; -1 or 0: all.", at_least=-1)
+    top_k: int = option(
+        -1, "Most likely tokens to sample from in validation; -1 or 0: all.", at_least=-1, read_by=("train", "eval")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,9 +200,12 @@ class RolloutConfig(Section):
     """How training samples."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.rollout"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
 
     name: str = option(
-        "local", "Engine that samples; local: batched sampling on the trainer's own weights; or one of yours."
+        "local",
+        "Engine that samples; local: batched sampling on the trainer's own weights; or one of yours.",
+        read_by=("train", "eval"),
     )
     n: int = option(1, "Responses per prompt: the size of a group. GRPO needs several, better 8 or 16.", at_least=1)
     temperature: float = option(
@@ -197,9 +214,15 @@ class RolloutConfig(Section):
     top_p: float = option(1.0, "Smallest probability mass to sample from.", above=0, at_most=1)
     top_k: int = option(-1, "Most likely tokens to sample from; -1 or 0: all.", at_least=-1)
     min_p: float = option(0.0, "Drop tokens less likely than this part of the most likely one.", at_least=0, at_most=1)
-    stop: list[str] = option([], "Texts that end a response; the response keeps its tokens, its text is cut there.")
-    ignore_eos: bool = option(False, "Sample on after the end token, up to the length limit.")
-    max_num_seqs: int = option(256, "Responses that are sampled at once.", at_least=1)
+    stop: list[str] = option(
+        [],
+        "Texts that end a response; the response keeps its tokens, its text is cut there.",
+        read_by=("train", "eval"),
+    )
+    ignore_eos: bool = option(
+        False, "Sample on after the end token, up to the length limit.", read_by=("train", "eval")
+    )
+    max_num_seqs: int = option(256, "Responses that are sampled at once.", at_least=1, read_by=("train", "eval"))
     log_prob_max_token_len_per_gpu: int = option(
         16384, "Unique tokens per pass that takes old log-probabilities.", at_least=1
     )
@@ -211,6 +234,7 @@ class RefConfig(Section):
     """The reference model."""
 
     KEY: ClassVar[str] = "actor_rollout_ref.ref"
+    READ_BY: ClassVar[tuple[str, ...]] = ("train",)
 
     log_prob_max_token_len_per_gpu: int = option(
         16384, "Unique tokens per pass of the reference model, used with use_kl_loss or use_kl_in_reward.", at_least=1

@@ -14,6 +14,7 @@ from rich.text import Text
 from gspo.commands.evaluate.models import Candidate, find_candidates
 from gspo.commands.evaluate.results import Evaluation, print_differences, print_results, write_files
 from gspo.config import Config, load_config
+from gspo.config.usage import is_read, keys_read
 from gspo.data import PromptDataset, load_dataset
 from gspo.evaluation.accuracy import answer_groups, compare, summarize
 from gspo.groups import Group, Prompt
@@ -27,29 +28,6 @@ __all__ = ["evaluate_models"]
 # that end, and the batch empties only at the end of a call. What a call holds until its answers are scored is some 20
 # bytes for each token: 40 MB for 2048 responses of 1024 tokens.
 _ROUNDS_PER_CALL = 8
-
-# The keys that an evaluation reads: these, and all below those that end in a dot.
-_KEYS = (
-    "actor_rollout_ref.model.",
-    "actor_rollout_ref.rollout.ignore_eos",
-    "actor_rollout_ref.rollout.max_num_seqs",
-    "actor_rollout_ref.rollout.name",
-    "actor_rollout_ref.rollout.stop",
-    "actor_rollout_ref.rollout.val_kwargs.top_k",
-    "custom_reward_function.",
-    "data.apply_chat_template_kwargs.",
-    "data.filter_overlong_prompts",
-    "data.max_prompt_length",
-    "data.max_response_length",
-    "data.prompt_key",
-    "data.system_prompt",
-    "data.truncation",
-    "data.val_batch_size",
-    "reward.",
-    "trainer.device",
-    "trainer.num_threads",
-    "trainer.seed",
-)
 
 
 def evaluate_models(
@@ -170,12 +148,11 @@ def _sampling(args: Namespace, config: Config) -> SamplingParams:
 
 def _refuse_keys_without_effect(config: Config) -> None:
     for key in sorted(config.user_set):
-        if any(f"{key}.".startswith(known) if known.endswith(".") else key == known for known in _KEYS):
-            continue
-        raise ValueError(
-            f"--set {key} has no effect on an evaluation: take it out. What has: {', '.join(_KEYS)} "
-            "(how many responses and how they are drawn is said by --n, --temperature and --top-p)"
-        )
+        if not is_read(key, "eval"):
+            raise ValueError(
+                f"--set {key} has no effect on an evaluation: take it out. What has: {', '.join(keys_read('eval'))} "
+                "(how many responses and how they are drawn is said by --n, --temperature and --top-p)"
+            )
 
 
 def _first_rows(data: PromptDataset, max_rows: int) -> list[Prompt]:
