@@ -1,4 +1,4 @@
-"""What the schema says of its keys, where they stand: which command reads a key, and what it has no effect without."""
+"""What the schema says of its keys at their fields: which command reads a key, and what it has no effect without."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def register_policy_loss(name: str, **facts: Any) -> Callable[[Function], Functi
 
     Raises:
         TypeError: a fact is unknown; lists the known ones.
-        ValueError: a fact cannot be, or the name stands for another function or other facts already.
+        ValueError: a fact cannot be, or the name has another function or other facts already.
     """
     row = declared(PolicyLoss, name, facts)
 
@@ -96,7 +96,7 @@ def register_adv_est(name_or_enum: str | Enum, **facts: Any) -> Callable[[Functi
 
     Raises:
         TypeError: a fact is unknown; lists the known ones.
-        ValueError: a fact cannot be, or the name stands for another function or other facts already.
+        ValueError: a fact cannot be, or the name has another function or other facts already.
     """
     name = _key(name_or_enum)
     row = declared(Advantage, name, facts)

@@ -122,7 +122,7 @@ def _convert_list(value: Any, hint: Any, item: Any, key: str) -> list[Any]:
 
 
 def _convert_section(value: Any, hint: Any, key: str) -> Any:
-    """A mapping as a section that stands in a list; a lone text is its `name`."""
+    """A mapping as a section in a list; a lone text is its `name`."""
     if isinstance(value, hint):
         return value
     if isinstance(value, str):

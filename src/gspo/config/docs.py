@@ -28,9 +28,9 @@ run, with what its files and overrides set.
 reads `DIR/NAME.yaml`, or the packaged preset NAME, over the defaults below, and the overrides over that.
 
 A file sets what it wants to change, with nested keys (`algorithm: {adv_estimator: grpo}`) or dotted ones
-(`algorithm.adv_estimator: grpo`), and may begin with `defaults: [NAME, ...]` to stand on presets or on files beside it.
+(`algorithm.adv_estimator: grpo`), and may begin with `defaults: [NAME, ...]`: presets, or files next to it.
 Overrides follow Hydra's grammar: `key=value` and `+key=value` set, `~key` goes back to the default, `[a,b]` is a list,
-`{a: 1}` a mapping, `null` nothing. `${other.key}` stands for another key's value. An unknown key is an error.
+`{a: 1}` a mapping, `null` nothing. `${other.key}` is another key's value. An unknown key is an error.
 
 "Read by" names the commands in which a key has an effect (`gspo compare` trains). The others say that they do not use
 it, or refuse it.

@@ -69,7 +69,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section):
-    """Everything that a run can be told.
+    """All settings of a run.
 
     `load_config` makes one in which nothing that depends on another key is left open (clip ranges, loss_agg_mode,
     mini-batch size, names). No part of the tree are `user_set`, the dotted keys that a file or an override set

@@ -66,7 +66,7 @@ def _above(key: str) -> Iterator[str]:
 
 
 def _mapping_above(key: str) -> str | None:
-    """The free-form mapping (as `override_config`) beneath which a key stands, where it does."""
+    """The free-form mapping (as `override_config`) that a key is beneath, where it is beneath one."""
     return next((name for name in _above(key) if typing.get_origin(known_keys().get(name)) is dict), None)
 
 

@@ -27,7 +27,7 @@ _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _MODEL = "actor_rollout_ref.model"
 
-# Keys that stand elsewhere. A lone text under `policy_loss` is its loss_mode.
+# Keys that are elsewhere here. A lone text under `policy_loss` is its loss_mode.
 MOVED: Mapping[str, str] = MappingProxyType(
     {
         "actor_rollout_ref.ppo_mini_batch_size": f"{_ACTOR}.ppo_mini_batch_size",
@@ -46,12 +46,12 @@ _SHARDING = "nothing is sharded: each process holds the whole model"
 _PACKED = "every pass is packed, without padding and with each prompt once per group"
 _MIXED = f"set {_MODEL}.mixed_precision: products in bfloat16 over float32 weights"
 _TYPE = f"set {_MODEL}.dtype for the weights, and {_MODEL}.mixed_precision for products in bfloat16 over float32 ones"
-_LOG_PROB = "passes are split by tokens: set log_prob_max_token_len_per_gpu beside it"
+_LOG_PROB = "passes are split by tokens: set log_prob_max_token_len_per_gpu, next to it"
 _RAY = "there is no Ray: the loop runs in one process"
 _COLUMNS = "the columns are fixed; the data section names those that can be chosen"
 _ONE_PROCESS = "the loop runs in one process"
 
-# A key stands for everything beneath it.
+# A key means everything beneath it.
 NO_EFFECT: Mapping[str, str] = MappingProxyType(
     {
         "ray_kwargs": _RAY,
@@ -83,7 +83,7 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         f"{_ACTOR}.rollout_n": f"set {_ROLLOUT}.n",
         f"{_ACTOR}.profiler": "there is no profiler; timings are logged as timing_s/*",
         f"{_ACTOR}.optim.optimizer": "the optimizer is AdamW",
-        f"{_ACTOR}.optim.warmup_style": "set lr_scheduler_type beside it",
+        f"{_ACTOR}.optim.warmup_style": "set lr_scheduler_type, next to it",
         f"{_ACTOR}.optim.num_cycles": "cosine goes down once, over half a period",
         f"{_ROLLOUT}.mode": _ENGINE,
         f"{_ROLLOUT}.do_sample": "training always samples",
@@ -129,8 +129,8 @@ NO_EFFECT: Mapping[str, str] = MappingProxyType(
         "critic.model.enable_gradient_checkpointing": "the critic follows actor_rollout_ref.model",
         "critic.model.trust_remote_code": "the critic follows actor_rollout_ref.model",
         "critic.model.tokenizer_path": "the critic reads the actor's tokens",
-        "critic.forward_micro_batch_size_per_gpu": "set ppo_max_token_len_per_gpu beside it",
-        "critic.forward_max_token_len_per_gpu": "set ppo_max_token_len_per_gpu beside it",
+        "critic.forward_micro_batch_size_per_gpu": "set ppo_max_token_len_per_gpu, next to it",
+        "critic.forward_max_token_len_per_gpu": "set ppo_max_token_len_per_gpu, next to it",
         "critic.use_dynamic_bsz": "split by tokens where ppo_micro_batch_size_per_gpu is null",
         "critic.rollout_n": f"set {_ROLLOUT}.n",
         "critic.checkpoint": "a checkpoint always holds everything",
