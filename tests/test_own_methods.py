@@ -75,6 +75,25 @@ def test_an_advantage_that_needs_values_has_a_critic(own_file: str) -> None:
         load_config(overrides=[*overrides, "critic.enable=false"])
 
 
+def test_a_clip_range_is_judged_by_what_the_loss_declares() -> None:
+    register_policy_loss("tokens")(lambda: None)
+    register_policy_loss("sequences", sequence_clip=True, clip=(0.05, 0.05))(lambda: None)
+
+    def about_the_clip(name: str, *overrides: str) -> list[str]:
+        config = load_config(overrides=[f"{ACTOR}.policy_loss={name}", *overrides])
+        return [notice for notice in notices(config) if notice.startswith("clip range")]
+
+    narrow, wide = f"{ACTOR}.clip_ratio=3e-4", f"{ACTOR}.clip_ratio=0.3"
+    assert about_the_clip("tokens") == about_the_clip("sequences") == []
+    assert about_the_clip("tokens", wide) == about_the_clip("sequences", narrow) == []
+    assert about_the_clip("tokens", narrow) == [
+        "clip range 0.0003 / 0.0003 with policy_loss=tokens clips almost every token: it is made for sequence ratios. "
+        f"Set {ACTOR}.clip_ratio=0.2, or sequence_clip=True where tokens is registered"
+    ]
+    (notice,) = about_the_clip("sequences", wide)
+    assert notice.endswith(f"Leave {ACTOR}.clip_ratio* out for its own 0.05 / 0.05")
+
+
 def test_what_is_registered_in_the_process_needs_no_file() -> None:
     register_policy_loss("mine", clip=None)(lambda: None)
     register_advantage("ours", min_responses=3)(lambda: None)

@@ -79,9 +79,10 @@ def _about_the_clip(config: Config) -> Iterator[str]:
     if not loss.sequence_clip and (low, high) != loss.clip and max(low, high) < _NARROW_FOR_TOKENS:
         even = loss.clip[0] == loss.clip[1]
         remedy = f"Set {key}.clip_ratio={loss.clip[0]:g}, or" if even else f"Leave {key}.clip_ratio* out, or set"
+        instead = "policy_loss=gspo" if loss.source else f"sequence_clip=True where {loss.name} is registered"
         yield (
             f"clip range {low:g} / {high:g} with policy_loss={loss.name} clips almost every token: it is made for "
-            f"sequence ratios. {remedy} policy_loss=gspo"
+            f"sequence ratios. {remedy} {instead}"
         )
     if both is not None and both not in (low, high):
         yield (
