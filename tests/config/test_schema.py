@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+from gspo.algorithms import kl_penalty
 from gspo.config import Config, ConfigError, load_config
 from gspo.config.fields import Section, children, leaves
-from gspo.config.schema import ActorOptimConfig, RolloutConfig
+from gspo.config.schema import ActorConfig, ActorOptimConfig, AlgorithmConfig, RolloutConfig
 from gspo.methods import LOSSES
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -116,3 +118,9 @@ def test_every_field_has_its_line_and_every_section_its_place(key: str, kind: ty
         if spec.name not in ("user_set", "notes"):
             assert spec.metadata["line"].endswith("."), f"{key}.{spec.name}"
     assert leaves(kind) or children(kind)
+
+
+def test_every_estimator_of_a_divergence_is_one_of_the_algorithms() -> None:
+    for section, key in ((ActorConfig, "kl_loss_type"), (AlgorithmConfig, "kl_penalty")):
+        for name in leaves(section)[key].metadata["choices"]:
+            assert kl_penalty(torch.zeros(2), torch.ones(2), name).shape == (2,)
