@@ -250,7 +250,7 @@ def test_an_engine_of_ones_own_samples(settings: dict[str, Any], rows: list[dict
     engine = Recording()
     run = gspo.train(train_data=rows, rewards=distinct, engine=engine, **settings)
     assert engine.steps == [1, 2]
-    assert engine.versions == [1, 2]
+    assert engine.versions == [0, 1, 2]
     assert engine.closed
     expected = sum(len(set(text)) / (1 + len(text)) for text in ("abc", "ab", "aaa")) / 3
     assert run.metrics["critic/score/mean"].to_pylist() == pytest.approx([expected] * 2)

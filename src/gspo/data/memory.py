@@ -64,7 +64,14 @@ def _columns_and_rows(given: Any, label: str) -> tuple[tuple[str, ...], list[Any
 
 
 def _present(value: Any) -> Any:
-    """None for pandas' marks of a missing value, of which none equals itself (NaN, NaT) or says so (NA)."""
-    if type(value).__name__ == "NAType" or (isinstance(value, float) and value != value):
+    """A cell of a frame as a file would give it: arrays as lists, and None for pandas' marks of a missing value."""
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, of which parquet's lists are made
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_present(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _present(item) for key, item in value.items()}
+    # NaN and NaT do not equal themselves; NA says no to every comparison.
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
         return None
     return value

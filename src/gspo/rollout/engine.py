@@ -61,8 +61,8 @@ class SamplingParams:
 class RolloutEngine(Protocol):
     """Samples responses with the policy's weights.
 
-    A run calls `generate` once for each training step and once or more for each validation, `load_weights` after every
-    step's update and after a resume, and `close` at its end; never two of them at once.
+    A run calls `generate` once for each training step and once or more for each validation, `load_weights` before the
+    first of them and after every step's update, and `close` at its end; never two of them at once.
     """
 
     def generate(

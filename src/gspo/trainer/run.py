@@ -214,7 +214,7 @@ class TrainRun(Run):
     schedule: Schedule
     compares_groups: bool
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """See `Run.restore`; the engine samples with the checkpoint's weights from here on."""
-        super().restore(checkpoint)
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """See `Run.begin`; the engine then has the policy's weights, also an engine that keeps its own copy."""
+        super().begin(checkpoint)
         self.engine.load_weights(self.actor.policy, self.step)
