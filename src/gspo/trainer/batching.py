@@ -46,15 +46,20 @@ class Cut:
     with_teacher: bool = False
 
     @classmethod
+    def into_passes(cls, section: ActorConfig) -> Cut:
+        """The actor's, of a step that is one optimizer batch."""
+        max_responses = None if section.use_dynamic_bsz else section.ppo_micro_batch_size_per_gpu
+        return cls(section.ppo_max_token_len_per_gpu, max_responses)
+
+    @classmethod
     def of_actor(cls, section: ActorConfig, seed: int) -> Cut:
         """The actor's."""
-        return cls(
-            section.ppo_max_token_len_per_gpu,
-            None if section.use_dynamic_bsz else section.ppo_micro_batch_size_per_gpu,
-            section.ppo_mini_batch_size,
-            section.ppo_epochs,
-            section.shuffle,
-            seed,
+        return replace(
+            cls.into_passes(section),
+            size=section.ppo_mini_batch_size,
+            epochs=section.ppo_epochs,
+            shuffle=section.shuffle,
+            seed=seed,
         )
 
     @classmethod

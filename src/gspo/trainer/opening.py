@@ -234,6 +234,7 @@ def framed(
     header: Mapping[str, str],
     notices: Sequence[str],
     *,
+    num_samples: int = 0,
     only_validates: bool = False,
 ) -> Iterator[Frame]:
     """The run's folder, held, the terminal's view with its header and notices, and the loggers; all closed at the end.
@@ -248,6 +249,7 @@ def framed(
         total_steps: the run's last step.
         header: what trains, as name and text; the folder is added.
         notices: what is to be said at the start.
+        num_samples: groups of a validation whose responses are kept.
         only_validates: whether nothing of the folder is to be replaced.
 
     Raises:
@@ -266,8 +268,7 @@ def framed(
         with open_tracker(config, folder, step, console, only_validates) as tracker, console:
             for line in [*lines, *notices]:
                 console.notice(line)
-            limit = max(_TRAIN_SAMPLES, config.trainer.log_val_generations)
-            samples = SampleWriter(folder, limit, step, amends=only_validates)
+            samples = SampleWriter(folder, max(_TRAIN_SAMPLES, num_samples), step, amends=only_validates)
             try:
                 yield _frame(folder, found, console, tracker, samples, device)
             finally:

@@ -76,6 +76,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,
                 ],
+                num_samples=trainer.log_val_generations,
                 only_validates=trainer.val_only,
             )
         )

@@ -48,7 +48,7 @@ class _Supervised:
         self._ground, self._actor, self._frame, self._world = ground, actor, frame, world
         self._limit = config.data.max_response_length
         # One training step is one optimizer step on the whole batch.
-        self._cut = Cut.of_actor(config.actor_rollout_ref.actor, config.trainer.seed)
+        self._cut = Cut.into_passes(config.actor_rollout_ref.actor)
 
     def take_step(self, step: int) -> Taken:
         """One optimizer step on the next batch."""

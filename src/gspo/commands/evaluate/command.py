@@ -19,7 +19,8 @@ from gspo.data import PromptDataset, load_dataset
 from gspo.evaluation.accuracy import answer_groups, compare, summarize
 from gspo.groups import Group, Prompt
 from gspo.rewards import RewardManager
-from gspo.rollout import LocalEngine, RolloutEngine, SamplingParams
+from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, require_engine
+from gspo.rollout import make_engine as make_named
 from gspo.trainer.opening import choose_device
 
 __all__ = ["evaluate_models"]
@@ -33,14 +34,15 @@ _ROUNDS_PER_CALL = 8
 def evaluate_models(
     args: Namespace,
     *,
-    make_engine: Callable[..., RolloutEngine] = LocalEngine,
+    make_engine: Callable[..., RolloutEngine] | None = None,
     console: Console | None = None,
 ) -> int:
     """Evaluates the models that `gspo eval` was given, prints the tables and writes the files.
 
     Args:
         args: the parsed command line: models, data, n, temperature, top_p, max_samples, out and set.
-        make_engine: makes the rollout engine of each model, called like `LocalEngine`.
+        make_engine: makes the rollout engine of each model, called like `LocalEngine`; None: the one that
+            `actor_rollout_ref.rollout.name` names.
         console: where to print; standard output by default.
 
     Returns:
@@ -60,6 +62,7 @@ def evaluate_models(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: name a folder")
     device = choose_device(config.trainer)
+    make_engine = make_engine or _engine_named(config.actor_rollout_ref.rollout.name)
     evaluations: list[Evaluation] = []
     with RewardManager(
         config.reward, config.custom_reward_function, max_response_length=sampling.max_tokens
@@ -86,6 +89,12 @@ def evaluate_models(
     write_files(folder, evaluations, settings)
     _say(console, f"written: {folder / 'results.json'} and {folder / 'responses.jsonl'}")
     return 0
+
+
+def _engine_named(name: str) -> Callable[..., RolloutEngine]:
+    """Makes the engine of this name, called like `LocalEngine`."""
+    require_engine(name)
+    return lambda policy, tokenizer, **settings: make_named(name, EngineContext(policy, tokenizer, **settings))
 
 
 def _answer(
