@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -206,3 +207,39 @@ def test_one_file_starts_from_a_model(
 ) -> None:
     one_file.main(["--steps", "0", "--model", str(tiny_model_folder)])
     assert "supervised start" not in capsys.readouterr().out
+
+
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, _EXAMPLE.parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["own_reward", "own_loss"])
+def test_an_example_trains(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_example(name).main(["--steps", "2", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "step 2/2" in printed
+    assert (tmp_path / "run" / "report.html").exists()
+    if name == "own_loss":
+        assert "clip 0.1 / 0.3, seq-mean-token-mean" in printed
+
+
+@pytest.mark.slow
+def test_training_from_objects_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_example("train_from_python").main(["--steps", "1", "--supervised-steps", "3", "--out", str(tmp_path)])
+    assert "held-out accuracy" in capsys.readouterr().out
+    assert (tmp_path / "gspo" / "initial_model" / "config.json").exists()
+
+
+def test_the_notebooks_cells_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((_EXAMPLE.parent / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "cell", "exec"), names)
+    assert getattr(names["run"], "step", None) == 5
