@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gspo.data.gym_source import write_reasoning_gym
-from gspo.data.sources import Written, write_gsm8k, write_jsonl
+if TYPE_CHECKING:
+    from gspo.data.sources import Written
 
 __all__ = ["main", "register"]
 
@@ -94,6 +94,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace) -> list[Written]:
+    from gspo.data.gym_source import write_reasoning_gym
+    from gspo.data.sources import write_gsm8k, write_jsonl
+
     if args.kind == "gsm8k":
         return write_gsm8k(args.source, args.out)
     if args.kind == "reasoning-gym":
