@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gspo
 from gspo.api import configure
 from gspo.checkpoint import CheckpointError
-from gspo.config import ConfigError
+from gspo.config import ConfigError, notices
 from gspo.groups import Group, Prompt, Response
 from gspo.rewards import RewardError
 from gspo.rollout import EngineContext, SamplingParams
@@ -134,7 +134,7 @@ def test_a_model_object_is_trained_in_place_and_gives_the_bits_of_its_folder(
     trained = model.state_dict()
     assert_equal({name: trained[name] for name in weights(run)}, weights(run))
     # Resumed with the trained object, the reference is still the model that the run began with.
-    longer = settings | {"total_training_steps": 3}
+    longer = settings | {"total_training_steps": 3, "tokenizer": tiny_model_folder}  # a folder does as well
     resumed = gspo.train(train_data=rows, rewards=distinct, **longer, **further)
     by_path = gspo.train(
         train_data=rows,
@@ -353,7 +353,11 @@ def test_a_configuration_is_a_preset_a_mapping_a_file_or_itself(tmp_path: Path) 
     assert configure(tmp_path / "mine.yaml").trainer.seed == 9
     assert configure({"trainer": {"seed": 7}, "data.seed": 3}).data.seed == 3
     assert configure(preset) is preset
-    assert configure(preset, seed=8).trainer.seed == 8
+    changed = configure(preset, seed=8)
+    assert changed.trainer.seed == 8
+    # What a resolved configuration holds is not what the user set: nothing is said of it.
+    assert changed.user_set == preset.user_set | {"trainer.seed"}
+    assert notices(changed) == notices(configure("quickstart", n=5, seed=8))
 
 
 def test_evaluate_gives_intervals(tiny_model_folder: Path, tiny_data: Path) -> None:

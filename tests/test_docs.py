@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
@@ -105,6 +106,33 @@ def test_keys_named_in_the_text_exist(page: Path) -> None:
 def test_files_named_in_the_text_exist(page: Path) -> None:
     named = re.findall(r"`((?:tests|src|docs)/[\w/.-]+)`", text_and_code(page)[0])
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_modules_and_names_in_the_text_exist(page: Path) -> None:
+    package = REPOSITORY / "src" / "gspo"
+    prose = text_and_code(page)[0]
+    files = [path for path in re.findall(r"`([\w/]+\.py)`", prose) if (package / path).parent != package]
+    rooms = {path.name for path in package.iterdir() if path.is_dir()}
+    gone = [path for path in files if path.partition("/")[0] in rooms and not (package / path).exists()]
+    assert gone == []
+    assert [name for name in re.findall(r"`(gspo(?:\.\w+)+)", prose) if not _is_there(name)] == []
+
+
+def _is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or what stands in one."""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            found: object = import_module(".".join(parts[:size]))
+        except ImportError:
+            continue
+        for part in parts[size:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
 
 
 def _anchors(page: Path) -> set[str]:

@@ -12,20 +12,23 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gspo.config import Config, load_config
-from gspo.data import PromptDataset, load_dataset
+from gspo.data import load_dataset
 from gspo.evaluation.accuracy import SourceResult, answer_groups, summarize
 from gspo.finished import FinishedRun, load_run
 from gspo.groups import Group
+from gspo.models import load_actor_tokenizer, load_policy
 from gspo.rewards import RewardManager
 from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, check_engine, make_engine
 from gspo.trainer import Given, TrainRun, opened, train_run
-from gspo.trainer.loop import finish_run, finish_step
-from gspo.trainer.opening import choose_device
+from gspo.trainer.assembly import answer_sampling
+from gspo.trainer.loop import finish_run, next_step
+from gspo.trainer.opening import choose_device, longest_sequence
 from gspo.trainer.run import Callback
 from gspo.trainer.sft import sft as supervise
 
@@ -36,14 +39,15 @@ def configure(config: Config | Mapping[str, Any] | str | Path | None = None, **s
     """The configuration that `train` and `Trainer` use.
 
     Args:
-        config: a resolved configuration, a mapping of keys, a YAML file, or the name of a preset.
+        config: a resolved configuration (what it has resolved, such as a loss's clip range, stays), a mapping of keys,
+            a YAML file, or the name of a preset.
         settings: keys over it: with dots, in a mapping (`**{"trainer.seed": 2}`), or by their last name (`n=8`).
 
     Raises:
         ConfigError: a key or value cannot be used; names it.
     """
     if isinstance(config, Config):
-        return load_config(settings=_as_settings(config) | settings) if settings else config
+        return load_config(settings=settings, base=config) if settings else config
     if isinstance(config, Mapping):
         return load_config(settings={**config, **settings})
     if config is None:
@@ -52,12 +56,6 @@ def configure(config: Config | Mapping[str, Any] | str | Path | None = None, **s
     if path.suffix in (".yaml", ".yml"):
         return load_config(str(path.parent), path.name, settings=settings)
     return load_config(None, str(config), settings=settings)
-
-
-def _as_settings(config: Config) -> dict[str, Any]:
-    from gspo.config.schema import to_dict
-
-    return to_dict(config)
 
 
 def train(
@@ -128,14 +126,8 @@ def sft(
     Raises:
         ValueError: something cannot be used; says what and how to fix it.
     """
-    resolved = configure(config, **_paths(model, tokenizer), **settings)
-    given = Given(
-        model=_object(model),
-        tokenizer=_object(tokenizer),
-        train_data=train_data,
-        val_data=val_data,
-        callbacks=tuple(callbacks),
-    )
+    resolved, given = _split(config, settings, model, tokenizer)
+    given = replace(given, train_data=train_data, val_data=val_data, callbacks=tuple(callbacks))
     return load_run(supervise(resolved, given))
 
 
@@ -170,11 +162,9 @@ class Trainer:
         Raises:
             ValueError: something cannot be used; says what and how to fix it.
         """
-        resolved = configure(config, **_paths(model, tokenizer, critic_model), **settings)
-        given = Given(
-            model=_object(model),
-            tokenizer=_object(tokenizer),
-            critic_model=_object(critic_model),
+        resolved, given = _split(config, settings, model, tokenizer, critic_model)
+        given = replace(
+            given,
             train_data=train_data,
             val_data=val_data,
             rewards=rewards,
@@ -209,11 +199,7 @@ class Trainer:
             raise ValueError(
                 f"all {self.run.total_steps} steps are done: raise trainer.total_training_steps or total_epochs"
             )
-        number, seen = self.run.step + 1, dict[str, float]()
-        with self.run.clock("step"):
-            taken = self.run.take_step(number)
-        finish_step(self.run, number, taken, seen)
-        return seen
+        return next_step(self.run)[0]
 
     def validate(self) -> dict[str, float]:
         """Measures the policy on the held-out prompts; empty without any. Nothing is logged."""
@@ -254,18 +240,25 @@ class Trainer:
         self._stack.__exit__(kind, error, trace)
 
 
-def _paths(model: Any, tokenizer: Any, critic_model: Any = None) -> dict[str, str]:
-    """The settings that name those of them that are given by a folder or hub name."""
-    paths = {
+def _split(
+    config: Config | Mapping[str, Any] | str | Path | None,
+    settings: Mapping[str, Any],
+    model: Any,
+    tokenizer: Any,
+    critic_model: Any = None,
+) -> tuple[Config, Given]:
+    """The configuration, which names those of the models that are paths, and the others as objects."""
+    models = {
         "actor_rollout_ref.model.path": model,
         "actor_rollout_ref.model.tokenizer_path": tokenizer,
         "critic.model.path": critic_model,
     }
-    return {key: str(value) for key, value in paths.items() if isinstance(value, (str, Path))}
-
-
-def _object(value: Any) -> Any:
-    return None if isinstance(value, (str, Path)) else value
+    paths = {key: str(value) for key, value in models.items() if isinstance(value, (str, Path))}
+    model, tokenizer, critic_model = (None if key in paths else value for key, value in models.items())
+    resolved = configure(config, **paths, **settings)
+    if model is not None and tokenizer is None and resolved.actor_rollout_ref.model.tokenizer_path:
+        tokenizer = load_actor_tokenizer(resolved.actor_rollout_ref.model)  # it is written next to the model
+    return resolved, Given(model, tokenizer, critic_model)
 
 
 @contextmanager
@@ -324,24 +317,27 @@ def evaluate(
     Raises:
         ValueError: something cannot be used; says what and how to fix it.
     """
-    from gspo.models import load_actor_tokenizer, load_policy
-
-    resolved = configure(config, **_paths(model, tokenizer), **settings)
-    section, rollout, limit = resolved.actor_rollout_ref.model, resolved.actor_rollout_ref.rollout, resolved.data
-    reader = _object(tokenizer) or load_actor_tokenizer(section)
-    prompts: PromptDataset = load_dataset(data, limit, reader, label="data")
-    longest = min(prompts.longest, limit.max_prompt_length) + limit.max_response_length
-    device = choose_device(resolved.trainer)
-    policy = load_policy(section, reader, device, longest, train=False, model=_object(model))
-    if engine is None:
-        engine = make_engine(rollout.name, EngineContext(policy, reader, resolved.trainer.seed, rollout.max_num_seqs))
-    check_engine(engine)
+    resolved, given = _split(config, settings, model, tokenizer)
+    section, rollout, data_section = resolved.actor_rollout_ref.model, resolved.actor_rollout_ref.rollout, resolved.data
+    reader = given.tokenizer or load_actor_tokenizer(section)
+    prompts = load_dataset(data, data_section, reader, label="data")
+    longest, device = longest_sequence(data_section, prompts), choose_device(resolved.trainer)
+    policy = load_policy(section, reader, device, longest, train=False, model=given.model)
     heat = float(n > 1) if temperature is None else temperature
-    sampling = SamplingParams(limit.max_response_length, heat, stop=tuple(rollout.stop))
-    with RewardManager(
-        resolved.reward,
-        resolved.custom_reward_function,
-        max_response_length=limit.max_response_length,
-        functions=rewards,
-    ) as judge:
-        return summarize(answer_groups(engine, judge, prompts.prompts, sampling, n=n, batch_size=limit.val_batch_size))
+    sampling = answer_sampling(rollout, data_section.max_response_length, heat)
+    with ExitStack() as stack:
+        if engine is None:
+            context = EngineContext(policy, reader, resolved.trainer.seed, rollout.max_num_seqs)
+            engine = make_engine(rollout.name, context)
+            stack.callback(engine.close)
+        check_engine(engine)
+        judge = stack.enter_context(
+            RewardManager(
+                resolved.reward,
+                resolved.custom_reward_function,
+                max_response_length=sampling.max_tokens,
+                functions=rewards,
+            )
+        )
+        batch_size = data_section.val_batch_size
+        return summarize(answer_groups(engine, judge, prompts.prompts, sampling, n=n, batch_size=batch_size))

@@ -48,8 +48,7 @@ def masked_mean(values: Tensor, mask: Tensor, axis: int | tuple[int, ...] | None
 
 def masked_var(values: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     """Variance of `values` where `mask` is one; 0 with fewer than two elements (one, if `unbiased` is false)."""
-    squares = masked_sum((zero_masked(values, mask) - masked_mean(values, mask)).square(), mask)
-    return squares / (mask.bool().sum() - int(unbiased)).clamp(min=1)
+    return _moments(values, mask, unbiased)[2]
 
 
 def masked_whiten(
@@ -63,13 +62,20 @@ def masked_whiten(
         shift_mean: whether the mean is taken away; if not, only the scale changes.
         sum_over_ranks: adds a number up over the ranks that hold parts of the batch; None: this is all of it.
     """
+    mean, centred, variance = _moments(values, mask, True, sum_over_ranks)
+    whitened = centred * torch.rsqrt(variance + _VARIANCE_EPSILON)
+    return zero_masked(whitened if shift_mean else whitened + mean, mask)
+
+
+def _moments(
+    values: Tensor, mask: Tensor, unbiased: bool, sum_over_ranks: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance over the mask, with the distances from that mean (those elsewhere are of no use) in between."""
     total = sum_over_ranks or (lambda part: part)
     count = total(mask.bool().sum())
     mean = total(masked_sum(values, mask)) / count.clamp(min=1)
     centred = zero_masked(values, mask) - mean
-    variance = total(masked_sum(centred.square(), mask)) / (count - 1).clamp(min=1)
-    whitened = centred * torch.rsqrt(variance + _VARIANCE_EPSILON)
-    return zero_masked(whitened if shift_mean else whitened + mean, mask)
+    return mean, centred, total(masked_sum(centred.square(), mask)) / (count - int(unbiased)).clamp(min=1)
 
 
 def agg_loss(

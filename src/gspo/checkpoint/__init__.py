@@ -4,6 +4,7 @@ from gspo.checkpoint.export import export_hf
 from gspo.checkpoint.files import CheckpointError
 from gspo.checkpoint.loading import Checkpoint, Latest, find_latest, load_checkpoint
 from gspo.checkpoint.optimizer import load_optimizer, optimizer_to_tensors
+from gspo.checkpoint.parts import Part, Stateful
 from gspo.checkpoint.rng import rng_state, set_rng_state
 from gspo.checkpoint.saving import save_checkpoint
 
@@ -11,6 +12,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Latest",
+    "Part",
+    "Stateful",
     "export_hf",
     "find_latest",
     "load_checkpoint",

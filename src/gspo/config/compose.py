@@ -31,6 +31,7 @@ def load_config(
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     *,
+    base: Config | None = None,
     external: bool = True,
 ) -> Config:
     """The configuration of a run.
@@ -44,13 +45,15 @@ def load_config(
         overrides: `key=value` in Hydra's grammar.
         settings: keys, or sections of keys, to values of Python; over everything else. A name without a dot is that of
             the one key that ends in it (`full_key`).
+        base: a configuration that the others are laid over, in place of the defaults. What it has resolved stays.
         external: false to read what a run has written: nothing of the user's is run, and a loss or an advantage may
             have a name that is not known.
 
     Raises:
         ConfigError: something cannot be used; names the key, where it was set, and the fix.
     """
-    composed, user_set, notes = Settings(), set[str](), []
+    base = base or Config()
+    composed, user_set, notes = Settings(), set(base.user_set), list(base.notes)
     if config_name is not None:
         source = find_source(config_name, Path(config_path) if config_path else None)
         composed = read_source(source, user_set)
@@ -65,7 +68,7 @@ def load_config(
     composed.merge(given)
     user_set |= {*given.values, *given.ignored}
     with _origins(composed):
-        config = _construct(Config, _interpolated(composed))
+        config = _construct(Config, _interpolated(composed, base))
     if external:
         run_files(config.algorithm.external_modules)
     with _origins(composed):
@@ -85,9 +88,9 @@ def _origins(settings: Settings) -> Iterator[None]:
         raise ConfigError(f"{error} ({origin})" if origin else str(error), error.key) from None
 
 
-def _interpolated(settings: Settings) -> dict[str, Any]:
-    """The whole tree, with OmegaConf's `${...}` replaced by what they stand for."""
-    tree = to_dict(Config())
+def _interpolated(settings: Settings, base: Config) -> dict[str, Any]:
+    """The whole tree, the settings over the base, with OmegaConf's `${...}` replaced by what they stand for."""
+    tree = to_dict(base)
     for key, value in settings.values.items():
         *path, name = key.split(".")
         reduce(getitem, path, tree)[name] = value

@@ -7,11 +7,11 @@ method here chooses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
+from gspo.checkpoint import Stateful
 from gspo.config import Config
 from gspo.config.schema import RolloutConfig
 from gspo.groups import Group
@@ -28,13 +28,13 @@ from gspo.trainer.loop import train_step
 from gspo.trainer.opening import Frame, Given, Ground
 from gspo.trainer.policy_update import PolicyUpdate
 from gspo.trainer.preparation import HeldReference, NoReference, OldLogProbs, Preparation, Reference
-from gspo.trainer.run import JsonState, RandomState, Stateful, TrainRun
+from gspo.trainer.run import JsonState, RandomState, TrainRun
 from gspo.trainer.supervised import Imitation
 from gspo.trainer.trained import Actor, TrainedScorer
 from gspo.trainer.validation import Measure, Validation, accuracy, held_out_pairs
 from gspo.trainer.value_critic import SharedValueHead, ValueCritic
 
-__all__ = ["Assembly", "Kind", "Models", "training_sampling", "validation_sampling"]
+__all__ = ["Assembly", "Kind", "Models", "answer_sampling", "training_sampling", "validation_sampling"]
 
 
 @dataclass(frozen=True)
@@ -298,11 +298,10 @@ class Assembly:
 
     def _parts(self) -> dict[str, Stateful]:
         """What a checkpoint holds, in the order in which it is written and read."""
-        sampler, controller = self._ground.sampler, self._kl_controller
         parts: dict[str, Stateful] = {
             "actor": self.actor,
-            "sampler": JsonState("sampler", sampler, lambda: copy(sampler)),
-            "kl_controller": JsonState("kl_controller", controller, lambda: copy(controller)),
+            "sampler": JsonState("sampler", self._ground.sampler),
+            "kl_controller": JsonState("kl_controller", self._kl_controller),
             "reference": self.reference,
             "stages": self._stages if self._kind.distils else NoStages(),
         }
@@ -365,11 +364,16 @@ def training_sampling(rollout: RolloutConfig, max_tokens: int) -> SamplingParams
 def validation_sampling(rollout: RolloutConfig, max_tokens: int) -> SamplingParams:
     """How validation responses are drawn."""
     kwargs = rollout.val_kwargs
+    return answer_sampling(rollout, max_tokens, kwargs.temperature if kwargs.do_sample else 0.0, kwargs.top_p)
+
+
+def answer_sampling(rollout: RolloutConfig, max_tokens: int, temperature: float, top_p: float = 1.0) -> SamplingParams:
+    """How responses to held-out prompts are drawn at a temperature that is chosen elsewhere."""
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=kwargs.temperature if kwargs.do_sample else 0.0,
-        top_p=kwargs.top_p,
-        top_k=kwargs.top_k or -1,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=rollout.val_kwargs.top_k or -1,
         stop=tuple(rollout.stop),
         ignore_eos=rollout.ignore_eos,
     )

@@ -7,9 +7,9 @@ one that has fewer groups adds passes that count nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models import micro_batches
 from gspo.world import World, count
 
-__all__ = ["Counts", "Cut", "counted", "mini_batches", "passes"]
+__all__ = ["Counts", "Cut", "counted", "mini_batches", "numbered", "over_passes", "passes"]
+
+Reading = TypeVar("Reading")
 
 
 @dataclass(frozen=True)
@@ -98,24 +100,35 @@ def mini_batches(batch: GroupBatch, cut: Cut, world: World, step: int) -> Iterat
         world: the ranks.
         step: number of the step, of which a shuffled order is drawn.
     """
-    numbers, total = _numbered(batch, world)
+    places = [group.place for group in batch.groups]
+    own = {number: index for index, number in enumerate(numbered(places, world))}
+    total = count(world, len(places))
+    size = cut.size or max(1, total)
     for epoch in range(cut.epochs):
         order = cut.order(total, step, epoch).tolist()
-        size = cut.size or max(1, total)
         for start in range(0, total, size):
-            yield batch.select([numbers[number] for number in order[start : start + size] if number in numbers])
+            yield batch.select([own[number] for number in order[start : start + size] if number in own])
 
 
-def _numbered(batch: GroupBatch, world: World) -> tuple[dict[int, int], int]:
-    """The number of each own group among those of all ranks, mapped to its own index; and how many all ranks have."""
+def numbered(places: Sequence[int], world: World) -> list[int]:
+    """The number, from 0, of each of this rank's groups among the groups of all ranks that are left of a step.
+
+    Args:
+        places: the place of each own group among those that all ranks sampled; in one process they are in order.
+        world: the ranks.
+    """
     if world.size == 1:
-        return {index: index for index in range(len(batch.groups))}, len(batch.groups)
-    places = [group.place for group in batch.groups]
-    width = world.most(max(places, default=-1) + 1)
-    taken = torch.zeros(width, dtype=torch.int64)
-    taken[places] = 1
+        return list(range(len(places)))
+    taken = torch.zeros(world.most(max(places, default=-1) + 1), dtype=torch.int64)
+    taken[list(places)] = 1
     numbers = world.sum(taken).cumsum(0) - 1
-    return {int(numbers[place]): index for index, place in enumerate(places)}, count(world, len(places))
+    return [int(numbers[place]) for place in places]
+
+
+def over_passes(batch: GroupBatch, cut: Cut, world: World, read: Callable[[GroupBatch], Reading]) -> list[Reading]:
+    """What each pass over a batch gives, of the passes that count."""
+    readings = [(read(part), part.weightless) for part in passes(batch, cut, world)]
+    return [reading for reading, weightless in readings if not weightless]
 
 
 def passes(batch: GroupBatch, cut: Cut, world: World) -> list[GroupBatch]:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 
-import torch
-
 from gspo.algorithms.stats import Mean, merge_stats
 from gspo.config.schema import FilterGroupsConfig
 from gspo.data import PromptDataset, PromptSampler
@@ -20,6 +18,7 @@ from gspo.data.sampler import shard
 from gspo.groups import Group, Response
 from gspo.observe import PhaseClock
 from gspo.rollout import RolloutEngine, SamplingParams
+from gspo.trainer.batching import numbered
 from gspo.trainer.critics import Critic, Stats
 from gspo.world import World, count
 
@@ -139,11 +138,10 @@ class FilteringCollector:
             num_useful = count(self._world, len(useful))
         num_sampled = count(self._world, len(sampled))
         self._judge(num_useful, f"{num_sampled} groups in {len(stats)} batches")
-        flat = sum(not spreads(group, self._metric) for group in sampled)
         rewards = [r.reward for group in sampled for r in group.responses if r.reward is not None]
         found: Stats = {
             "train/num_gen_batches": Mean(float(len(stats))),
-            "group/zero_spread": Mean(float(flat), float(len(sampled))),
+            "group/zero_spread": Mean(float(len(sampled) - len(useful)), float(len(sampled))),
             "group/surplus": Mean(max(0, num_useful - self._wanted) / self._world.size, float(len(sampled))),
             "group/score_unfiltered": Mean(sum(rewards), float(len(rewards))),
         }
@@ -151,11 +149,8 @@ class FilteringCollector:
 
     def _first(self, useful: list[Group]) -> list[Group]:
         """Those of this rank's useful groups that are among the first `wanted` of all ranks."""
-        width = self._world.most(max((group.place for group in useful), default=-1) + 1)
-        taken = torch.zeros(width, dtype=torch.int64)
-        taken[[group.place for group in useful]] = 1
-        rank_of = self._world.sum(taken).cumsum(0)
-        return [group for group in useful if int(rank_of[group.place]) <= self._wanted]
+        numbers = numbered([group.place for group in useful], self._world)
+        return [group for group, number in zip(useful, numbers, strict=True) if number < self._wanted]
 
     def _judge(self, num_useful: int, where: str) -> None:
         if not num_useful:

@@ -13,7 +13,12 @@ from gspo.config import Config, ConfigError, load_config, render
 from gspo.config.schema import to_dict
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
-__all__ = ["find_checkpoint", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
+__all__ = ["find_checkpoint", "folder_of", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
+
+
+def folder_of(config: Config) -> Path:
+    """The run's folder, which need not be there yet."""
+    return Path(config.trainer.default_local_dir or "runs")
 
 
 def run_folder(config: Config, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> Path:
@@ -21,7 +26,7 @@ def run_folder(config: Config, checkpoint: Checkpoint | None, say: Callable[[str
 
     What an earlier run left there, other than the one that goes on from `checkpoint`, is moved aside and never lost.
     """
-    folder = Path(config.trainer.default_local_dir or "runs")
+    folder = folder_of(config)
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise ConfigError(
@@ -138,5 +143,5 @@ def _find(config: Config) -> tuple[Checkpoint | None, list[str]]:
         return None, []
     if trainer.resume_mode == "resume_path":
         return load_checkpoint(trainer.resume_from_path or ""), []
-    latest = find_latest(Path(trainer.default_local_dir or "runs"))
+    latest = find_latest(folder_of(config))
     return latest.checkpoint, list(latest.warnings)

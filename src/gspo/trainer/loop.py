@@ -12,7 +12,7 @@ from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.run import Run, Taken, TrainRun
 from gspo.world import count, is_main
 
-__all__ = ["finish_run", "finish_step", "train_run", "train_step"]
+__all__ = ["finish_run", "next_step", "train_run", "train_step"]
 
 
 def train_step(run: TrainRun, step: int) -> Taken:
@@ -40,25 +40,26 @@ def train_run(run: Run) -> None:
             return
     if run.step >= run.total_steps:
         run.console.notice(nothing_to_train(run.step, run.total_steps))
-    for step in range(run.step + 1, run.total_steps + 1):
-        with run.clock("step"):
-            taken = run.take_step(step)
-        if finish_step(run, step, taken):
+    while run.step < run.total_steps:
+        _, ends = next_step(run)
+        if ends:
             break
     finish_run(run)
 
 
-def finish_step(run: Run, step: int, taken: Taken, seen: dict[str, float] | None = None) -> bool:
-    """Validates, logs and saves, where it is time to.
+def next_step(run: Run) -> tuple[dict[str, float], bool]:
+    """The next step of a run, finished: its metrics, and whether a callback has ended the run."""
+    step = run.step + 1
+    with run.clock("step"):
+        taken = run.take_step(step)
+    return _finish_step(run, step, taken)
 
-    Args:
-        run: the run.
-        step: the step that was taken.
-        taken: what it did.
-        seen: receives the metrics that are logged.
+
+def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], bool]:
+    """Validates, logs and saves after a step, where it is time to.
 
     Returns:
-        whether a callback has ended the run.
+        the metrics that were logged, and whether a callback has ended the run.
     """
     trainer = run.config.trainer
     run.step = step
@@ -77,12 +78,10 @@ def finish_step(run: Run, step: int, taken: Taken, seen: dict[str, float] | None
         )
     run.samples.write(taken.groups[:1], step, "train")
     run.tracker.log(metrics, step)
-    if seen is not None:
-        seen |= metrics
     ends = _ended(run, step, metrics, taken.groups)
     if last or ends or (trainer.save_freq > 0 and step % trainer.save_freq == 0):
         run.save()
-    return ends
+    return metrics, ends
 
 
 def _ended(run: Run, step: int, metrics: Mapping[str, float], groups: list[Group]) -> bool:

@@ -20,11 +20,11 @@ from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import RolloutEngine
-from gspo.trainer.folder import find_checkpoint, hold, open_tracker, run_folder
+from gspo.trainer.folder import folder_of, hold, open_tracker, run_folder
 from gspo.trainer.run import Callback
 from gspo.world import Alone, World, is_main
 
-__all__ = ["Frame", "Given", "Ground", "choose_device", "framed", "keep_models", "read_ground"]
+__all__ = ["Frame", "Given", "Ground", "choose_device", "framed", "keep_models", "longest_sequence", "read_ground"]
 
 # Training responses kept in samples.jsonl for each step.
 _TRAIN_SAMPLES = 4
@@ -44,6 +44,9 @@ class Given:
         engine: samples the responses.
         callbacks: called after each step.
         world: the ranks that train together.
+
+    Raises:
+        ConfigError: there is a model without a tokenizer.
     """
 
     model: PreTrainedModel | None = None
@@ -56,6 +59,10 @@ class Given:
     engine: RolloutEngine | None = None
     callbacks: Sequence[Callback] = ()
     world: World = field(default_factory=Alone)
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.tokenizer is None:
+            raise ConfigError("model is an object, and there is no tokenizer: give tokenizer=, its tokenizer")
 
 
 @dataclass(frozen=True)
@@ -138,31 +145,30 @@ def read_ground(
         val = load(data.val_files, given.val_data, "val_data", val_teacher, data.val_max_samples)
     assert data.seed is not None  # resolved
     sampler = PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
-    return Ground(device, tokenizer, train, val, sampler, _longest(data, train, val))
+    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val))
 
 
-def _longest(config: DataConfig, *datasets: PromptDataset | None) -> int:
-    """Tokens of the longest prompt that these datasets hold and the longest response after it."""
+def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
+    """Tokens of the longest prompt that these datasets hold, as far as it is kept, and the longest response with it."""
     longest = max(dataset.longest for dataset in datasets if dataset is not None)
     return min(longest, config.max_prompt_length) + config.max_response_length
 
 
-def keep_models(config: Config, given: Given, kind: str) -> tuple[Config, list[str]]:
-    """The configuration with paths in place of models and a tokenizer that are objects, and what is to be said.
+def keep_models(config: Config, given: Given, found: Checkpoint | None, say: Callable[[str], None]) -> Config:
+    """The configuration with paths in place of models and a tokenizer that are objects.
 
     An object has no path: it is written to the run's folder before it is trained, once, so that the run can be resumed
     and `gspo eval` can read its checkpoints.
 
-    Raises:
-        ValueError: there is a model without a tokenizer.
+    Args:
+        config: the resolved configuration.
+        given: the objects.
+        found: the checkpoint that the run goes on from.
+        say: told where an earlier run is moved aside.
     """
     if given.model is None and given.tokenizer is None and given.critic_model is None:
-        return config, []
-    if given.model is not None and given.tokenizer is None:
-        raise ConfigError("model is an object, and there is no tokenizer: give tokenizer=, its tokenizer")
-    lines: list[str] = []
-    found, _ = find_checkpoint(config, kind)
-    folder = run_folder(config, found, lines.append) if is_main(given.world) else _folder(config)
+        return config
+    folder = run_folder(config, found, say) if is_main(given.world) else folder_of(config)
     actor_model, critic_model = config.actor_rollout_ref.model, config.critic.model
     objects: dict[str, Any] = {
         "initial_model": given.model,
@@ -183,7 +189,7 @@ def keep_models(config: Config, given: Given, kind: str) -> tuple[Config, list[s
             critic_model = replace(critic_model, path=str(path))
     given.world.any(False)  # the other ranks wait for the files
     policy = replace(config.actor_rollout_ref, model=actor_model)
-    return replace(config, actor_rollout_ref=policy, critic=replace(config.critic, model=critic_model)), lines
+    return replace(config, actor_rollout_ref=policy, critic=replace(config.critic, model=critic_model))
 
 
 def _write(value: Any, tokenizer: PreTrainedTokenizerBase | None, path: Path) -> None:
@@ -197,10 +203,6 @@ def _write(value: Any, tokenizer: PreTrainedTokenizerBase | None, path: Path) ->
     else:
         export_hf(value, tokenizer, draft)
     draft.rename(path)
-
-
-def _folder(config: Config) -> Path:
-    return Path(config.trainer.default_local_dir or "runs")
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ class Frame:
 @contextmanager
 def framed(
     config: Config,
-    kind: str,
+    found: Checkpoint | None,
     world: World,
     device: str,
     total_steps: int,
@@ -243,7 +245,7 @@ def framed(
 
     Args:
         config: the resolved configuration.
-        kind: of the run: "train" or "sft".
+        found: the checkpoint that the run goes on from.
         world: the ranks.
         device: where the models compute.
         total_steps: the run's last step.
@@ -253,15 +255,15 @@ def framed(
         only_validates: whether nothing of the folder is to be replaced.
 
     Raises:
-        ValueError: the folder, the checkpoint or a logger cannot be used; says which and what to do.
+        ValueError: the folder or a logger cannot be used; says which and what to do.
     """
-    found, lines = find_checkpoint(config, kind)
     step = found.step if found is not None else None
     if not is_main(world):
-        folder = _folder(config)
         silent = ConsoleLogger(total_steps, {}, Console(quiet=True))
+        folder = folder_of(config)
         yield _frame(folder, found, silent, Tracker([]), SampleWriter(folder, 0, silent=True), device)
         return
+    lines: list[str] = []
     folder = run_folder(config, found, lines.append)
     with hold(folder):
         console = ConsoleLogger(total_steps, {**header, "run folder": str(folder)})

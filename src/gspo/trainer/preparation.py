@@ -11,13 +11,13 @@ from torch import Tensor
 from gspo.algorithms import compute_rollout_correction_and_rejection_mask
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
 from gspo.algorithms.stats import Mean, merge_stats
-from gspo.checkpoint import Checkpoint
+from gspo.checkpoint import Checkpoint, Part, Stateful
 from gspo.config.schema import AlgorithmConfig, RolloutCorrectionConfig
 from gspo.groups import GroupBatch
 from gspo.models import Policy
 from gspo.observe import PhaseClock
 from gspo.trainer.advantages import add_advantages, add_rewards
-from gspo.trainer.batching import Cut, passes
+from gspo.trainer.batching import Cut, over_passes
 from gspo.trainer.critics import Critic, Stats
 from gspo.world import World, count
 
@@ -42,20 +42,14 @@ def add_log_probs(batch: GroupBatch, policy: Policy, temperature: float, cut: Cu
 
     With a value head on the policy's backbone also `values`, from the same pass.
     """
-    log_probs, entropies, values = [], [], []
-    for part in passes(batch, cut, world):
-        log_prob, entropy, value = policy.log_probs_and_values(part, temperature, with_entropy=True)
-        if part.weightless:
-            continue
-        log_probs.append(log_prob)
-        entropies.append(entropy)
-        if value is not None:
-            values.append(value)
+    read = over_passes(
+        batch, cut, world, lambda part: policy.log_probs_and_values(part, temperature, with_entropy=True)
+    )
     mask = batch["response_mask"]
-    batch["old_log_probs"] = torch.cat([mask[:0], *log_probs]).float()
+    batch["old_log_probs"] = torch.cat([mask[:0], *(log_prob for log_prob, _, _ in read)]).float()
     if policy.value_head is not None:
-        batch["values"] = torch.cat([mask[:0], *values])
-    return {"actor/entropy": Mean.masked(torch.cat([mask[:0], *entropies]), mask)}
+        batch["values"] = torch.cat([mask[:0], *(value for _, _, value in read if value is not None)])
+    return {"actor/entropy": Mean.masked(torch.cat([mask[:0], *(entropy for _, entropy, _ in read)]), mask)}
 
 
 class OldLogProbs:
@@ -117,7 +111,7 @@ class OldLogProbs:
         return False
 
 
-class Reference(Protocol):
+class Reference(Stateful, Protocol):
     """The model that the policy is kept near to; a part of the checkpoint."""
 
     def add(self, batch: GroupBatch) -> None:
@@ -128,24 +122,8 @@ class Reference(Protocol):
         """Makes the policy the reference where it is time to."""
         ...
 
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Its weights, where they are not those of the model that the run began with."""
-        ...
 
-    def state(self, step: int) -> dict[str, Any]:
-        """`reference_step`: the step whose weights it holds; 0 for the model that the run began with."""
-        ...
-
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Whether a run can go on from a checkpoint."""
-        ...
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Takes up the weights of a checkpoint that has some."""
-        ...
-
-
-class NoReference:
+class NoReference(Part):
     """Nothing holds the policy: no divergence is asked for."""
 
     def add(self, batch: GroupBatch) -> None:
@@ -154,23 +132,13 @@ class NoReference:
     def sync(self, step: int) -> None:
         """There is nothing to move."""
 
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """No weights."""
-        return {}
-
     def state(self, step: int) -> dict[str, Any]:
-        """The key that every run's checkpoint has."""
+        """`reference_step`: 0, a key that every run's checkpoint has."""
         del step
         return {"reference_step": 0}
 
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Any checkpoint will do."""
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Nothing is taken up."""
-
-
-class HeldReference:
+class HeldReference(Part):
     """A reference model: the policy that the run began with, or as of the last sync.
 
     Args:
@@ -205,10 +173,10 @@ class HeldReference:
     def add(self, batch: GroupBatch) -> None:
         """See `Reference`."""
         with self._clock("ref"):
-            parts = passes(batch, self._cut, self._world)
-            log_probs = [(self.policy.log_probs(part, self._temperature)[0], part) for part in parts]
-            own = [log_prob for log_prob, part in log_probs if not part.weightless]
-            batch["ref_log_prob"] = torch.cat([batch["response_mask"][:0], *own]).float()
+            read = over_passes(
+                batch, self._cut, self._world, lambda part: self.policy.log_probs(part, self._temperature)[0]
+            )
+            batch["ref_log_prob"] = torch.cat([batch["response_mask"][:0], *read]).float()
 
     def sync(self, step: int) -> None:
         """See `Reference`."""
@@ -218,19 +186,16 @@ class HeldReference:
             self.step = step
 
     def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """See `Reference`."""
+        """Its weights, where they are not those of the model that the run began with."""
         return {"reference": self.policy.model.state_dict()} if self.step > 0 else {}
 
     def state(self, step: int) -> dict[str, Any]:
-        """See `Reference`."""
+        """`reference_step`: the step whose weights it holds; 0 for the model that the run began with."""
         del step
         return {"reference_step": self.step}
 
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Any checkpoint will do: one without a reference leaves the model that the run began with."""
-
     def load(self, checkpoint: Checkpoint) -> None:
-        """See `Reference`."""
+        """Takes up the weights of a checkpoint that has some."""
         if "reference" in checkpoint.tensors:
             self.policy.model.load_state_dict(checkpoint.tensors["reference"])
             self.step = checkpoint.state["reference_step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gspo.checkpoint import Checkpoint, rng_state, save_checkpoint, set_rng_state
+from gspo.checkpoint import Checkpoint, Part, Stateful, rng_state, save_checkpoint, set_rng_state
 from gspo.config import Config
 from gspo.data import PromptDataset, PromptSampler
 from gspo.groups import Group
@@ -22,30 +23,10 @@ from gspo.trainer.preparation import Reference
 from gspo.trainer.trained import Actor
 from gspo.world import World, is_main
 
-__all__ = ["Callback", "JsonState", "RandomState", "Run", "Stateful", "Taken", "TrainRun"]
+__all__ = ["Callback", "JsonState", "RandomState", "Run", "Taken", "TrainRun"]
 
 # Called after each step with its number, its metrics and its groups; a true answer ends the run after that step.
 Callback = Callable[[int, Mapping[str, float], Sequence[Group]], Any]
-
-
-class Stateful(Protocol):
-    """A part of a run that a checkpoint holds."""
-
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Its tensors, by the checkpoint's entries."""
-        ...
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Its keys of `state.json`, after this step."""
-        ...
-
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Raises CheckpointError where it cannot go on from a checkpoint; changes nothing."""
-        ...
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint that `check` has passed."""
-        ...
 
 
 class _HasState(Protocol):
@@ -53,21 +34,16 @@ class _HasState(Protocol):
     def load_state_dict(self, state: Any) -> None: ...
 
 
-class JsonState:
+class JsonState(Part):
     """A part whose state is JSON alone: the order of the prompts, the weight of the divergence.
 
     Args:
         key: its key of `state.json`.
         part: whose state it is.
-        copy: makes another one, on which a state is tried.
     """
 
-    def __init__(self, key: str, part: _HasState, copy: Callable[[], _HasState]) -> None:
-        self._key, self._part, self._copy = key, part, copy
-
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """See `Stateful`."""
-        return {}
+    def __init__(self, key: str, part: _HasState) -> None:
+        self._key, self._part = key, part
 
     def state(self, step: int) -> dict[str, Any]:
         """See `Stateful`."""
@@ -75,15 +51,15 @@ class JsonState:
         return {self._key: self._part.state_dict()}
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """See `Stateful`."""
-        self._copy().load_state_dict(checkpoint.state[self._key])
+        """See `Stateful`; the state is tried on a copy."""
+        copy(self._part).load_state_dict(checkpoint.state[self._key])
 
     def load(self, checkpoint: Checkpoint) -> None:
         """See `Stateful`."""
         self._part.load_state_dict(checkpoint.state[self._key])
 
 
-class RandomState:
+class RandomState(Part):
     """The global random states of this process."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -97,9 +73,6 @@ class RandomState:
         """See `Stateful`."""
         del step
         return {"rng": rng_state()[1]}
-
-    def check(self, checkpoint: Checkpoint) -> None:
-        """Every checkpoint has them."""
 
     def load(self, checkpoint: Checkpoint) -> None:
         """See `Stateful`."""

@@ -15,6 +15,7 @@ from gspo.models import Policy, Scorer, load_actor_tokenizer, load_policy
 from gspo.rewards import RewardManager
 from gspo.rollout import check_engine, require_engine
 from gspo.trainer.assembly import Assembly, Kind, Models
+from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.gad.schedule import Stages
 from gspo.trainer.opening import Given, Ground, framed, keep_models, read_ground
 from gspo.trainer.run import TrainRun
@@ -43,7 +44,6 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         require_engine(config.actor_rollout_ref.rollout.name)
     else:
         check_engine(given.engine)
-    config, lines = keep_models(config, given, "train")
     trainer, data, kind = config.trainer, config.data, Kind.of(config)
     with ExitStack() as stack:
         tokenizer = given.tokenizer or load_actor_tokenizer(config.actor_rollout_ref.model)
@@ -60,12 +60,14 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         stages = kind.stages(config, ground.sampler.batches_per_epoch)
         steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         total_steps = stages.warmup + steps
+        found, lines = find_checkpoint(config, "train")
+        config = keep_models(config, given, found, lines.append)
         torch.manual_seed(trainer.seed)
         models = _load(config, given, ground, kind)
         frame = stack.enter_context(
             framed(
                 config,
-                "train",
+                found,
                 given.world,
                 ground.device,
                 total_steps,

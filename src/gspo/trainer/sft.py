@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from gspo.groups import Group, GroupBatch, Prompt
 from gspo.models import load_actor_tokenizer, load_policy
 from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
+from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.loop import train_run
 from gspo.trainer.opening import Frame, Given, Ground, framed, keep_models, read_ground
 from gspo.trainer.run import JsonState, RandomState, Run, Taken
@@ -100,12 +100,14 @@ class _Supervised:
 def _opened(config: Config, given: Given) -> Iterator[Run]:
     missing = {"actor_rollout_ref.model.path": given.model, "data.train_files": given.train_data}
     require_keys(config, *(key for key, value in missing.items() if value is None))
-    config, lines = keep_models(config, given, "sft")
     section, trainer, optim = config.actor_rollout_ref.model, config.trainer, config.actor_rollout_ref.actor.optim
     with ExitStack() as stack:
         tokenizer = given.tokenizer or load_actor_tokenizer(section)
         ground = read_ground(config, given, tokenizer, train_teacher=True, val_teacher=True, text_key="answer_key")
         total_steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
+        found, lines = find_checkpoint(config, "sft")
+        config = keep_models(config, given, found, lines.append)
+        section = config.actor_rollout_ref.model
         torch.manual_seed(trainer.seed)
         policy = load_policy(section, tokenizer, ground.device, ground.longest, model=given.model)
         header = {
@@ -114,7 +116,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             "data": ground.train_data.summary(),
         }
         notices = [*lines, *supervised_notices(config)]
-        frame = stack.enter_context(framed(config, "sft", given.world, ground.device, total_steps, header, notices))
+        frame = stack.enter_context(framed(config, found, given.world, ground.device, total_steps, header, notices))
         actor = Actor(policy, optim, total_steps, given.world)
         work = _Supervised(config, ground, actor, frame, given.world)
         run = Run(
@@ -134,7 +136,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             total_steps=total_steps,
             parts={
                 "actor": actor,
-                "sampler": JsonState("sampler", ground.sampler, lambda: copy(ground.sampler)),
+                "sampler": JsonState("sampler", ground.sampler),
                 "rng": RandomState(frame.console.notice),
             },
             take_step=work.take_step,

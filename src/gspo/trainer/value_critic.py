@@ -6,7 +6,7 @@ the same pass, with the loss policy's + c1 value's (arXiv 1707.06347, eq. 9), an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from gspo.algorithms.stats import Derived, Mean, Stat, merge_stats
 from gspo.config.schema import CriticConfig
 from gspo.groups import Group, GroupBatch
 from gspo.observe import PhaseClock
-from gspo.trainer.batching import Counts, Cut, counted, mini_batches, passes
+from gspo.trainer.batching import Counts, Cut, counted, mini_batches, over_passes, passes
 from gspo.trainer.critics import NoCritic, Stats
-from gspo.trainer.trained import Actor, TrainedScorer
+from gspo.trainer.trained import Actor, Trained, TrainedScorer
 from gspo.world import World
 
 __all__ = ["SharedValueHead", "ValueCritic", "ValueLoss", "explained"]
@@ -56,6 +56,36 @@ class ValueLoss:
             "critic/vf_clipfrac": clipped,
             "critic/vpred_mean": Mean.masked(vpreds, mask),
         }
+
+    def step(
+        self,
+        mini_batch: GroupBatch,
+        values: Callable[[GroupBatch], Tensor],
+        trained: Trained,
+        cut: Cut,
+        world: World,
+        weight: float = 1.0,
+    ) -> list[Stats]:
+        """An optimizer step on `weight` times the loss; none where no token counts. Figures of its passes and its own.
+
+        Args:
+            mini_batch: this rank's part of the optimizer batch.
+            values: gives a pass's values, with gradient.
+            trained: what learns.
+            cut: how the batch is cut into passes.
+            world: the ranks.
+            weight: of the loss.
+        """
+        counts = counted(mini_batch["response_mask"], world)
+        if not bool(counts.num_tokens):
+            return []
+        stats = []
+        parts = passes(mini_batch, cut, world)
+        for part in parts:
+            loss, figures = self.share(values(part), part, counts, len(parts))
+            (weight * loss).backward()
+            stats.append(figures)
+        return [*stats, trained.step()]
 
 
 def explained(batch: GroupBatch) -> Stats:
@@ -98,10 +128,8 @@ class ValueCritic(NoCritic):
     def prepare(self, batch: GroupBatch) -> Stats:
         """`values`: what the critic expects at each token before it is updated."""
         with self._clock("values"):
-            parts = passes(batch, self._cut, self._world)
-            values = [(self.model.scorer.values(part), part) for part in parts]
-            own = [value for value, part in values if not part.weightless]
-            batch["values"] = torch.cat(own) if own else torch.zeros_like(batch["response_mask"])
+            values = over_passes(batch, self._cut, self._world, self.model.scorer.values)
+            batch["values"] = torch.cat(values) if values else torch.zeros_like(batch["response_mask"])
         return {}
 
     def update(self, batch: GroupBatch, groups: Sequence[Group], step: int) -> Stats:
@@ -110,21 +138,9 @@ class ValueCritic(NoCritic):
         with self._clock("update_critic"):
             stats: list[Stats] = [{"critic/lr": Mean(self.model.lr)}, explained(batch)]
             for mini_batch in mini_batches(batch, self._cut, self._world, step):
-                stats += self._optimizer_step(mini_batch)
+                stats += self._loss.step(mini_batch, self.model.scorer.values, self.model, self._cut, self._world)
             self.model.advance()
         return merge_stats(stats)
-
-    def _optimizer_step(self, mini_batch: GroupBatch) -> list[Stats]:
-        counts = counted(mini_batch["response_mask"], self._world)
-        if not bool(counts.num_tokens):
-            return []
-        stats = []
-        parts = passes(mini_batch, self._cut, self._world)
-        for part in parts:
-            loss, figures = self._loss.share(self.model.scorer.values(part), part, counts, len(parts))
-            loss.backward()
-            stats.append(figures)
-        return [*stats, self.model.step()]
 
 
 class SharedValueHead(NoCritic):
@@ -159,17 +175,7 @@ class SharedValueHead(NoCritic):
         stats: list[Stats] = [{"actor/lr": Mean(lr)}]
         with self._clock("update_critic"), self._actor.constant_rate(lr):
             for mini_batch in mini_batches(batch, self._cut, self._world, step):
-                stats += self._optimizer_step(mini_batch)
+                stats += self.loss.step(
+                    mini_batch, self._actor.policy.values, self._actor, self._cut, self._world, self.weight
+                )
         return merge_stats(stats)
-
-    def _optimizer_step(self, mini_batch: GroupBatch) -> list[Stats]:
-        counts = counted(mini_batch["response_mask"], self._world)
-        if not bool(counts.num_tokens):
-            return []
-        stats = []
-        parts = passes(mini_batch, self._cut, self._world)
-        for part in parts:
-            loss, figures = self.loss.share(self._actor.policy.values(part), part, counts, len(parts))
-            (self.weight * loss).backward()
-            stats.append(figures)
-        return [*stats, self._actor.step()]

@@ -21,7 +21,8 @@ from gspo.groups import Group, Prompt
 from gspo.rewards import RewardManager
 from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, require_engine
 from gspo.rollout import make_engine as make_named
-from gspo.trainer.opening import choose_device
+from gspo.trainer.assembly import answer_sampling
+from gspo.trainer.opening import choose_device, longest_sequence
 
 __all__ = ["evaluate_models"]
 
@@ -114,8 +115,7 @@ def _answer(
     data = load_dataset(args.data, config.data, tokenizer, max_samples=limit)
     prompts = _first_rows(data, args.max_samples)
     _say(console, f"{candidate.name} ({candidate.about}): {len(prompts)} prompts x {args.n}; {data.summary()}")
-    longest = min(data.longest, config.data.max_prompt_length) + sampling.max_tokens
-    policy = candidate.policy(tokenizer, device, longest)
+    policy = candidate.policy(tokenizer, device, longest_sequence(config.data, data))
     max_num_seqs = config.actor_rollout_ref.rollout.max_num_seqs
     engine = make_engine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=max_num_seqs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -141,15 +141,8 @@ def _sampling(args: Namespace, config: Config) -> SamplingParams:
     temperature = args.temperature if args.temperature is not None else float(args.n > 1)
     if temperature == 0 and args.n > 1:
         raise ValueError(f"--temperature 0 is greedy, and {args.n} greedy responses are all alike: give --n 1, or 1.0")
-    rollout = config.actor_rollout_ref.rollout
-    sampling = SamplingParams(
-        max_tokens=config.data.max_response_length,
-        temperature=temperature,
-        top_p=args.top_p,
-        top_k=rollout.val_kwargs.top_k or -1,
-        stop=tuple(rollout.stop),
-        ignore_eos=rollout.ignore_eos,
-    )
+    rollout, max_tokens = config.actor_rollout_ref.rollout, config.data.max_response_length
+    sampling = answer_sampling(rollout, max_tokens, temperature, args.top_p)
     if temperature == 0 and sampling.top_p < 1:
         raise ValueError(f"--top-p {args.top_p} has no effect on greedy responses: give --temperature 1.0 with it")
     return sampling

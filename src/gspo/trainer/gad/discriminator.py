@@ -17,7 +17,7 @@ from gspo.algorithms.stats import Mean, merge_stats
 from gspo.config.schema import DiscriminatorConfig
 from gspo.groups import Group, GroupBatch, Outcome
 from gspo.observe import PhaseClock
-from gspo.trainer.batching import Cut, mini_batches, passes
+from gspo.trainer.batching import Cut, mini_batches, over_passes, passes
 from gspo.trainer.critics import NoCritic, Stats
 from gspo.trainer.gad.pairs import overlap_metrics, pair_metrics, teacher_metrics, teachers_by_prompt
 from gspo.trainer.gad.schedule import Stage, Stages
@@ -140,10 +140,9 @@ class Discriminator(NoCritic):
 
     def _scores(self, groups: Sequence[Group]) -> Tensor:
         """One score for each response of these groups. (responses,)"""
-        parts = passes(GroupBatch.without_tensors(groups), self._cut, self._world)
-        scores = [(self.model.scorer.scores(part), part) for part in parts]
-        own = [score for score, part in scores if not part.weightless]
-        return torch.cat(own) if own else torch.zeros(0)
+        batch = GroupBatch.without_tensors(groups)
+        scores = over_passes(batch, self._cut, self._world, self.model.scorer.scores)
+        return torch.cat(scores) if scores else torch.zeros(0)
 
     def _learn(self, batch: GroupBatch, step: int) -> Stats:
         stats: list[Stats] = [{"critic/lr": Mean(self.model.lr)}]

@@ -7,14 +7,11 @@ adversarial     the student learns from the discriminator's scores, the discrimi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from torch import Tensor
-
-from gspo.checkpoint import Checkpoint, CheckpointError
+from gspo.checkpoint import Checkpoint, CheckpointError, Part
 from gspo.config.schema import TrainerConfig
 
 __all__ = ["NoStages", "Stage", "Stages"]
@@ -29,7 +26,7 @@ class Stage(IntEnum):
 
 
 @dataclass(frozen=True)
-class Stages:
+class Stages(Part):
     """Which steps of a GAD run belong to which stage; a part of its checkpoints.
 
     Attributes:
@@ -63,12 +60,6 @@ class Stages:
             f"{length} step{'s' * (length != 1)} {name}" for name, length in lengths.items() if length
         )
 
-    # As a part of a checkpoint.
-
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """No tensors."""
-        return {}
-
     def state(self, step: int) -> dict[str, Any]:
         """`stage`: its name after this step, and the length of the warmup, which counts before all other steps."""
         return {"stage": {"name": self.at(step).name.lower(), "warmup_steps": self.warmup}}
@@ -81,21 +72,9 @@ class Stages:
         """
         _check_warmup(checkpoint, self.warmup)
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Nothing to take up: the stage follows from the step."""
 
-
-class NoStages:
+class NoStages(Part):
     """What a run without a discriminator has in place of stages: it goes on from no run that had a warmup."""
-
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """No tensors."""
-        return {}
-
-    def state(self, step: int) -> dict[str, Any]:
-        """No key."""
-        del step
-        return {}
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Checks that a checkpoint is of a run without a warmup.
@@ -104,9 +83,6 @@ class NoStages:
             CheckpointError: it had one.
         """
         _check_warmup(checkpoint, 0)
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Nothing to take up."""
 
 
 def _check_warmup(checkpoint: Checkpoint, mine: int) -> None:
