@@ -53,7 +53,7 @@ class Step:
 
 
 class TokenRewards:
-    """Stands for the `RewardManager`: scores a response by its tokens, in this process."""
+    """Replaces the `RewardManager`: scores a response by its tokens, in this process."""
 
     first_error: str | None = None
     notices: Sequence[str] = ()

@@ -47,7 +47,7 @@ class Padded:
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Padded:
-        """One row for each prompt and the response beside it."""
+        """One row for each prompt with its response."""
         before, after = max(map(len, prompts)), max(map(len, responses))
         ids = torch.full((len(prompts), before + after), _PAD)
         mask = torch.zeros_like(ids)
@@ -65,7 +65,7 @@ class Padded:
 
     @property
     def last(self) -> Tensor:
-        """Where each row's last real token stands. (rows,)"""
+        """The position of each row's last real token. (rows,)"""
         return self.ids.shape[1] - self.response_mask.shape[1] + self.response_mask.sum(-1).long() - 1
 
     def rows(self, part: range) -> Padded:
@@ -159,7 +159,7 @@ class ReleasedGad:
         return loss
 
     def discriminator_loss(self, batch: Padded, taught: Padded) -> Tensor:
-        """The Bradley-Terry loss of an optimizer batch: a teacher's row beside each student's."""
+        """The Bradley-Terry loss of an optimizer batch: a teacher's row with each student's."""
         ones = torch.ones(len(batch.ids), 1)
         loss, _ = compute_discriminator_loss(self.score(batch)[:, None], self.score(taught)[:, None], ones, ones)
         return loss

@@ -4,7 +4,7 @@
     python benchmarks/step.py --workload W3 --repeats 1 --profile runs/w3.txt
     python benchmarks/step.py --workload W1 --set actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096
 
-All figures are medians over the repeats; README.md beside this file says what each is. `flops.py` counts operations.
+All figures are medians over the repeats; README.md in this folder says what each is. `flops.py` counts operations.
 """
 
 from __future__ import annotations

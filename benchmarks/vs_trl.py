@@ -74,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
         if options.pairs == 0:
             return 0
         figures = pairs.take_turns(theirs, ours, options.pairs)
-    told = {"threads": options.threads, "wait_policy": options.wait_policy, "settings": options.further}
-    print(json.dumps({"workload": workload.name, **figures, **told}))
+    conditions = {"threads": options.threads, "wait_policy": options.wait_policy, "settings": options.further}
+    print(json.dumps({"workload": workload.name, **figures, **conditions}))
     return 0
 
 

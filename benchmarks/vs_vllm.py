@@ -1,4 +1,4 @@
-"""Decoding beside transformers and vLLM: 32 sequences of 64 tokens of SmolLM2-135M's shape, in turn.
+"""Decoding compared with transformers and vLLM: 32 sequences of 64 tokens of SmolLM2-135M's shape, in turn.
 
     python benchmarks/vs_vllm.py --setup runs/benchmarks/vllm    # once: vLLM's own environment
     python benchmarks/vs_vllm.py --rounds 5
@@ -124,9 +124,9 @@ def run(options: argparse.Namespace) -> int:
         if options.rounds == 0:
             return 0
         rounds = take_turns(workers, options.rounds)
-    told = {"sequences": NUM_SEQUENCES, "prompt": PROMPT_TOKENS, "tokens": NUM_TOKENS, "threads": options.threads}
-    told["preload"] = list(map(str, options.preload))
-    print(json.dumps({"rounds": len(rounds), **medians(rounds), **told}))
+    conditions = {"sequences": NUM_SEQUENCES, "prompt": PROMPT_TOKENS, "tokens": NUM_TOKENS, "threads": options.threads}
+    conditions["preload"] = list(map(str, options.preload))
+    print(json.dumps({"rounds": len(rounds), **medians(rounds), **conditions}))
     return 0
 
 

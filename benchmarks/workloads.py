@@ -59,7 +59,7 @@ class Workload:
         max_tokens: a response is cut after so many tokens.
         end_rate: chance of the end token at each token; None: every response has `max_tokens`.
         mini_batches: optimizer steps of a step.
-        discriminator: whether GAD's discriminator is trained beside it, on a teacher's text for each prompt.
+        discriminator: whether GAD's discriminator is trained too, on a teacher's text for each prompt.
         micro_batch_tokens: most tokens of one pass of this project's update; W3's are those of one group, which is as
             fast as all at a time and takes less memory.
         lr: learning rate; small, so that lengths stay as they are over a measurement.

@@ -10,7 +10,7 @@ is one token; the discriminator is a table of ten scores.
                      one step on each batch             compute_policy_loss_gspo
 
 All runs of a variant (starts x seeds) are one batch of tensors. Each run draws from its own generator, so its numbers
-do not depend on which others stand beside it.
+do not depend on the others in the batch.
 
     python experiments/gad_toy.py --out experiments/results/gad_toy
 """
@@ -146,7 +146,7 @@ class Runs:
         """One Bradley-Terry step: one teacher sample for the eight of its prompt."""
         student_values = self.scores.gather(1, student).reshape(-1, 1)
         teacher_values = self.scores.gather(1, teacher).reshape(-1, 1)
-        # The teacher is scored once a group, and its score stands beside each of the students'.
+        # The teacher is scored once a group, and its score is paired with each of the students'.
         teacher_values = teacher_values[torch.from_numpy(self.group_index)]
         loss, _ = compute_discriminator_loss(student_values, teacher_values, self.mask, self.mask)
         self._step(self.score_optimizer, loss)

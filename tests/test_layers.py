@@ -1,4 +1,4 @@
-"""The import layers: a room imports only from rooms below it, and `import gspo` stays light."""
+"""The import layers: a package imports only from packages below it, and `import gspo` stays light."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "gspo"
 
-# For each room the rooms it may import. A new file or folder under src/gspo needs its line here.
+# For each package the packages it may import. A new file or folder under src/gspo needs its line here.
 BASE = {"algorithms", "groups", "config", "methods", "world"}
 MIDDLE = {"rollout", "rewards", "models", "data", "checkpoint", "observe"}
 MAY_IMPORT: dict[str, set[str]] = {

@@ -121,7 +121,7 @@ class Group:
 
 @dataclass
 class GroupBatch:
-    """Groups beside the padded [responses, length] tensors on which the algorithms are written.
+    """Groups and the padded [responses, length] tensors on which the algorithms are written.
 
     Rows follow the groups' order, responses of a group side by side. Only scored responses belong in a batch: those a
     reward abstained from are taken out (and counted) before it is made.
@@ -130,7 +130,7 @@ class GroupBatch:
         groups: the groups, each with at least one response.
         tensors: per-token tensors of shape (responses, width), zero where `response_mask` is zero.
         group_index: for each row the number of its group in `groups`. (responses,)
-        weightless: it stands in for a pass that other ranks make, and counts nowhere.
+        weightless: it replaces a pass that other ranks make, and counts nowhere.
     """
 
     groups: list[Group]

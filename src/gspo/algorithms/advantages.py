@@ -2,7 +2,7 @@
 
 One scalar a response, R_i = the sum of its token-level rewards, becomes one advantage, laid over its written tokens:
 every function returns (advantages, returns), the same tensor twice, (sequences, tokens), 0 under the mask. Signatures
-and values are verl's; a reward counts wherever it stands in its row.
+and values are verl's; a reward counts at any position of its row.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Masked sums and means, and the one function that turns a per-token loss into a scalar.
 
-Masks are 0/1 of any dtype. What stands under a zero, NaN and infinity included, reaches neither the value nor the
+Masks are 0/1 of any dtype. A value under a zero, NaN and infinity included, reaches neither the value nor the
 gradient. A mask without a one gives 0, not NaN.
 """
 

@@ -48,7 +48,7 @@ class PolicyTerms:
         response_mask: Tensor,
         rollout_is_weights: Tensor | None,
     ) -> PolicyTerms:
-        """Checks the shapes and clears what stands under the mask.
+        """Checks the shapes and clears the values outside of the mask.
 
         Raises:
             ValueError: a tensor's shape is not the mask's.

@@ -35,7 +35,7 @@ def _gspo_metrics(terms: PolicyTerms, ratio: Tensor, clipped: Tensor, low: float
     written, ratio = terms.written, ratio.detach()
     seq_clipped = clipped.any(dim=-1)  # under the mask advantages are 0, and nothing is clipped
     _, token_clipped = clip_objective(terms.token_ratio.detach(), terms.advantages, low, high)
-    # The neutral element stands for "no sequence here", so that an empty part leaves the extremes of the others alone.
+    # The neutral element means "no sequence here", so that an empty part leaves the extremes of the others alone.
     infinity = ratio.new_full((1,), torch.inf)
     largest = torch.cat([torch.where(written, ratio, -torch.inf), -infinity]).max()
     smallest = torch.cat([torch.where(written, ratio, torch.inf), infinity]).min()

@@ -25,7 +25,7 @@ class Mean:
 
     @classmethod
     def masked(cls, values: Tensor, mask: Tensor) -> Mean:
-        """Mean of `values` where `mask` is one; what stands elsewhere, NaN included, does not count."""
+        """Mean of `values` where `mask` is one; the other values, NaN included, do not count."""
         return cls(torch.where(mask.bool(), values, 0.0).sum().detach(), mask.sum().detach())
 
     def merge(self, other: Mean) -> Mean:

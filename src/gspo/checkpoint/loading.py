@@ -27,7 +27,7 @@ FORMAT_VERSION = 2
 ROOT = "checkpoints"
 POINTER = "latest_checkpointed_iteration.txt"
 STATE = "state.json"
-# A checkpoint that is being replaced by another of the same step stands aside under this ending between two renames.
+# A checkpoint that is being replaced by another of the same step is renamed to this ending between two renames.
 REPLACED = ".replaced"
 
 _FOLDER_NAME = re.compile(r"global_step_(\d+)(\.replaced)?")

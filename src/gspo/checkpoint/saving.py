@@ -96,7 +96,7 @@ def _write_folder(
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Renames the finished folder. A folder cannot be renamed over another, so an old one stands aside meanwhile."""
+    """Renames the finished folder. A folder cannot be renamed over another, so an old one is renamed first."""
     aside = target.with_name(target.name + REPLACED)
     if target.exists():
         os.replace(target, aside)

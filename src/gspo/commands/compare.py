@@ -1,6 +1,6 @@
 """`gspo compare`: the same task and seeds with several settings, run one after the other and laid side by side.
 
-Each run stands in OUT/runs/VARIANT-seed-S as any other does, and goes on where it was stopped; a finished one is not
+Each run is in OUT/runs/VARIANT-seed-S as any other does, and goes on where it was stopped; a finished one is not
 run again. OUT/compare.json and OUT/compare.html are written after each run, from all that are finished.
 """
 
@@ -47,13 +47,13 @@ class Job:
         """Whether it ran to its end before.
 
         Raises:
-            ConfigError: what stands in its folder was run with other settings.
+            ConfigError: the run in its folder has with other settings.
         """
         written = self.folder / "config.yaml"
         if written.exists() and load_config(str(self.folder), "config", external=False) != self.config:
             raise ConfigError(
                 f"{self.folder} holds a run with other settings (its config.yaml differs): name another folder with "
-                "--out, or remove this one to run it anew"
+                "--out, or remove this one to run it again"
             )
         return (self.folder / _FINISHED).exists()
 

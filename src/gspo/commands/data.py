@@ -60,7 +60,7 @@ def _register_teacher(kinds: Any) -> None:
     teacher.add_argument("file", help="the .parquet, .json or .jsonl file of the prompts")
     teacher.add_argument("--base-url", required=True, metavar="URL", help="such as http://localhost:8000/v1")
     teacher.add_argument("--model", required=True, help="the teacher's name at the endpoint")
-    teacher.add_argument("--out", required=True, help="the .parquet file to write; a journal is kept beside it")
+    teacher.add_argument("--out", required=True, help="the .parquet file to write; a journal is kept in its folder")
     teacher.add_argument("--n", type=int, default=1, help="responses per prompt, a row each (default 1)")
     teacher.add_argument("--concurrency", type=int, default=8, help="requests at once (default 8)")
     teacher.add_argument("--requests-per-minute", type=float, default=None, help="default: as fast as they come")

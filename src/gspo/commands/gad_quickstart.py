@@ -1,4 +1,4 @@
-"""From nothing to a student distilled from a teacher that can only be read: GAD beside further supervised training.
+"""From nothing to a student distilled from a teacher that can only be read: GAD compared with further supervised training.
 
 The teacher of `gspo.data.shell_game` is always right and answers in two ways; a small model learns one of them and
 guesses in the other. Supervised training copies both ways. The discriminator sees that the student's explanations do

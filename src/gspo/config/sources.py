@@ -83,7 +83,7 @@ def _default_names(entries: Any, path: Path) -> list[str]:
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError(
             f"{path}: defaults must be a list of names, as in `defaults: [gspo_gsm8k]`: presets, or YAML files "
-            "beside it (Hydra's config groups are not read)"
+            "next to it (Hydra's config groups are not read)"
         )
     return entries if "_self_" in entries else [*entries, "_self_"]
 

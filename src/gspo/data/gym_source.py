@@ -34,7 +34,7 @@ def write_reasoning_gym(
     """Draws distinct questions of a task: the first `val_size` are test.parquet, the others train.parquet.
 
     No question is in both files, nor twice in one; and with another `train_size` the test file stays the same. The
-    task's entry is kept as JSON text in `extra_info`, for its own scorer, beside the task's settings.
+    task's entry is kept as JSON text in `extra_info`, for its own scorer, with the task's settings.
 
     Args:
         task: a task's name, such as "chain_sum".

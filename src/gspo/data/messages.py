@@ -18,7 +18,7 @@ def to_messages(value: Any, system_prompt: str | None = None) -> Messages | str:
     """Checks a prompt: a list of {role, content}, or a plain text, which is returned as it is.
 
     Args:
-        value: what stands in the prompt column.
+        value: the prompt column's value.
         system_prompt: put before a conversation that has no system message.
 
     Raises:

@@ -117,7 +117,7 @@ def _check_path(path: Path) -> None:
         raise DataError(f"{path} is not a .parquet, .json or .jsonl file: convert it to one of them")
     if not path.exists():
         found = sorted(entry.name for entry in path.parent.glob("*") if entry.suffix in _SUFFIXES)
-        raise DataError(f"{path} does not exist; data files beside it: {_listing(found)}")
+        raise DataError(f"{path} does not exist; data files in its folder: {_listing(found)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is an empty file: write it again")
 
@@ -160,4 +160,4 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError.at(str(path), number, f"is not valid JSON ({error}): mend or remove the line") from error
+        raise DataError.at(str(path), number, f"is not valid JSON ({error}): correct or remove the line") from error

@@ -70,7 +70,7 @@ class PromptSampler:
         return indices
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sampler stands, as JSON-able values."""
+        """The sampler's position, as JSON-able values."""
         return {**self._identity(), "epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

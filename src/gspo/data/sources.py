@@ -45,7 +45,7 @@ def make_row(
     system_prompt: str | None = None,
     **columns: Any,
 ) -> dict[str, Any]:
-    """A row in verl's columns: the question with the instruction after it, and `columns` beside them."""
+    """A row in verl's columns: the question with the instruction after it, and `columns` besides."""
     content = f"{question} {instruction}" if instruction else question
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     return {
@@ -68,7 +68,7 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> Written:
 def write_gsm8k(source: str | Path, out_dir: str | Path) -> list[Written]:
     """GSM8K (arXiv 2110.14168) as train.parquet and test.parquet.
 
-    The ground truth is what stands after the solution's ####. The worked solution is kept in `answer` as it is, and in
+    The ground truth is the text after the solution's ####. The worked solution is kept in `answer` as it is, and in
     `teacher_response` without the calculator's notes.
 
     Args:

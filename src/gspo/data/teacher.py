@@ -1,6 +1,6 @@
 """Teacher responses for a file of prompts, for distillation from a teacher that can only be read.
 
-Every response goes into a journal beside the output as soon as it arrives; the output is written from the journal at
+Every response goes into a journal in the output's folder as soon as it arrives; the output is written from the journal at
 the end. So a run that was killed goes on where it stopped, with no response lost and none twice.
 """
 
@@ -81,8 +81,8 @@ def collect_teacher(
 
     Args:
         file: .parquet, .json or .jsonl with the prompts, in the columns of `gspo.data.dataset`.
-        out: the .parquet file to write; the journal is beside it.
-        endpoint: whom to ask, and how.
+        out: the .parquet file to write; the journal is in its folder.
+        endpoint: which service to ask, and how.
         n: responses to each prompt, each from a request of its own.
         concurrency: requests under way at once.
         system_prompt: put before each prompt that has no system message.

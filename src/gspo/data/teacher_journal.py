@@ -78,7 +78,7 @@ class Journal:
     def _read(self, settings: dict[str, Any]) -> None:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")
-        torn = lines.pop()  # what stands behind the last line feed: nothing, unless a write was cut short
+        torn = lines.pop()  # the text after the last line feed: nothing, unless a write was cut short
         if torn:
             self._file.truncate(self._file.tell() - len(torn))
         if not lines:
@@ -109,7 +109,7 @@ class Journal:
         self.responses[row, sample] = TeacherResponse(text, entry.get("finish_reason"))
 
     def _damaged(self, number: int) -> DataError:
-        return DataError(f"{self.path}, line {number} is damaged: remove the line, or the file to collect anew")
+        return DataError(f"{self.path}, line {number} is damaged: remove the line, or the file to collect again")
 
     def _check_settings(self, found: Any, settings: dict[str, Any]) -> None:
         if not isinstance(found, dict):
@@ -118,7 +118,7 @@ class Journal:
             if settings.get(key) != found.get(key):
                 raise DataError(
                     f"{self.path} was collected with {key} {found.get(key)!r}, and this is {settings.get(key)!r}: "
-                    "use the same, name another --out, or remove the journal to collect anew"
+                    "use the same, name another --out, or remove the journal to collect again"
                 )
 
     def _append(self, entry: dict[str, Any]) -> None:

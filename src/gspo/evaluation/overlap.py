@@ -35,7 +35,7 @@ def rouge_l(candidate: Sequence[str], reference: Sequence[str]) -> float | None:
 def ngram_f1(candidate: Sequence[str], reference: Sequence[str], n: int) -> float | None:
     """F1 of the n-grams of two lists of tokens: 2 shared / (those of the candidate + those of the reference).
 
-    An n-gram that stands several times is shared as often as it stands in both. Where both lists have fewer than n
+    An n-gram that occurs several times is shared as often as it occurs in both. Where both lists have fewer than n
     tokens there is nothing to compare: None.
 
     Raises:

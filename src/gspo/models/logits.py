@@ -17,7 +17,7 @@ from gspo.models.precision import wide_product
 
 __all__ = ["OutputHead", "token_log_probs"]
 
-# One chunk of logits: enough rows that the matrix products run at full speed, little beside a model's own memory. A GPU
+# One chunk of logits: enough rows that the matrix products run at full speed, small next to a model's own memory. A GPU
 # needs more rows to fill its units; the figure is of its size, not measured.
 _CHUNK_BYTES = 64 * 2**20
 _GPU_CHUNK_BYTES = 512 * 2**20

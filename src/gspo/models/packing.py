@@ -24,7 +24,7 @@ __all__ = ["GroupSpan", "PackedRow", "micro_batches", "pack", "teacher_of"]
 
 @dataclass(frozen=True)
 class GroupSpan:
-    """Where one group stands in the row: its prompt's start and length, and the lengths of its responses in order."""
+    """The place of one group in the row: its prompt's start and length, and the lengths of its responses in order."""
 
     start: int
     prompt_length: int
@@ -46,7 +46,7 @@ class PackedRow:
     Attributes:
         input_ids: the tokens. (1, tokens)
         position_ids: position of each token in its own sequence. (1, tokens)
-        spans: where each group stands.
+        spans: the place of each group.
         sources: index in the row from which each response token is predicted. (predicted,)
         targets: the response tokens, response after response. (predicted,)
         rows, columns: place of each in the padded [responses, width] tensors. (predicted,)

@@ -37,7 +37,7 @@ class _Bucket:
     """Segments of similar length, padded to the longest.
 
     Attributes:
-        index: where each token stands in the row; 0 in the padding. (segments, length)
+        index: each token's place in the row; 0 in the padding. (segments, length)
         real: what is no padding; None where nothing is padded. (segments, length)
     """
 
@@ -164,7 +164,7 @@ class PackedAttention:
         return torch.cat(outs, 1)
 
     def _masks(self, window: int | None) -> list[Tensor]:
-        """For each group who sees whom. (tokens of the group, tokens of the group)"""
+        """For each group which token attends to which. (tokens of the group, tokens of the group)"""
         masks = []
         for span in self.spans:
             lengths = torch.tensor([span.prompt_length, *span.response_lengths])

@@ -79,7 +79,7 @@ class ConsoleLogger:
         self.close()
 
     def close(self) -> None:
-        """Leaves the panel as it stands and gives the terminal back. May be called again."""
+        """Leaves the panel as it is and gives the terminal back. May be called again."""
         live, self._live = self._live, None
         self._phase = ""
         if live is not None:

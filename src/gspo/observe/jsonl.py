@@ -73,7 +73,7 @@ def open_jsonl(path: Path, resume_step: int | None) -> TextIO:
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Replaces a file by these records; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside the file and renamed: a kill in between loses nothing of what is kept.
+    # Written next to the file and renamed: a kill in between loses nothing of what is kept.
     draft = path.with_name(path.name + ".tmp")
     with _open(draft, "w") as file:
         for record in records:

@@ -39,7 +39,7 @@ class PhaseClock:
 
         Args:
             synchronize: waits for the device (`torch.cuda.synchronize`), so that work counts where it was asked for.
-            on_phase: told the name of each phase as it begins, for a view of what runs now.
+            on_phase: called with the name of each phase as it begins, for a view of what runs now.
             now: the seconds' source.
         """
         self._synchronize, self._on_phase, self._now = synchronize, on_phase, now

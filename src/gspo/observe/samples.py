@@ -83,7 +83,7 @@ class SampleWriter:
 
 
 def _describe(prompt: Prompt, response: Response) -> dict[str, Any]:
-    """One response as a record; an abstention or an error of the scorer is told, as the reward alone cannot."""
+    """One response as a record; an abstention or an error of the scorer is written, as the reward alone cannot."""
     record: dict[str, Any] = {
         "uid": prompt.uid,
         "data_source": prompt.data_source,

@@ -1,4 +1,4 @@
-"""Curves in one line of text, and figures short enough to stand beside them."""
+"""Curves in one line of text, and figures short enough to follow them."""
 
 from __future__ import annotations
 

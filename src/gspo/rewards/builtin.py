@@ -146,7 +146,7 @@ def _truth(prompt: Prompt) -> str:
     if isinstance(truth, str) or (isinstance(truth, (int, float)) and not math.isnan(truth)):
         return str(truth)
     raise _Unscorable(
-        f"row {prompt.uid} has reward_model.ground_truth={truth!r}, not a text or a number: mend or remove the row"
+        f"row {prompt.uid} has reward_model.ground_truth={truth!r}, not a text or a number: correct or remove the row"
     )
 
 

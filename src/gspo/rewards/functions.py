@@ -27,7 +27,7 @@ def register_reward(name: str) -> Callable[[Function], Function]:
     that it takes, and with the entry's `kwargs`. It runs in the trainer's process.
 
     Raises:
-        RewardError: the name is a built-in one, or stands for another function already.
+        RewardError: the name is a built-in one, or is another function's already.
     """
     if name in _TAKEN:
         raise RewardError(f"register_reward: {name!r} is the name of a built-in reward: choose another one")

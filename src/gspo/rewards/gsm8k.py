@@ -7,7 +7,7 @@ from decimal import Decimal
 
 __all__ = ["final_number", "score_gsm8k"]
 
-# A minus counts as a sign where no number or letter stands before it: "10-3" ends in 3, "is -3" in -3.
+# A minus counts as a sign where no number or letter comes before it: "10-3" ends in 3, "is -3" in -3.
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)])-)?(?:\$(?P<sign_inside>-)?)?(?P<digits>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<decimals>\.\d+)?"
 )
@@ -21,7 +21,7 @@ def score_gsm8k(solution_str: str, ground_truth: str, strict: bool = False) -> d
         solution_str: the response.
         ground_truth: a number as text; one that is none is abstained from.
         strict: only the number after the last #### counts. Else, where there is none, the last number of the response
-            does: a model that is right but not yet in the format is told apart from one that is wrong. (verl's scorer
+            does: a model that is right but not yet in the format is distinguished from one that is wrong. (verl's scorer
             calls the two "strict", its default, and "flexible".)
     """
     truth = final_number(f"#### {ground_truth.strip()}", strict=True)

@@ -24,7 +24,7 @@ def score_gym(
     """The task's own score of a response, 0 to 1; `acc` is 1 for a full score.
 
     Args:
-        solution_str: the response; what stands in its last <answer>...</answer> is the answer, else all of it.
+        solution_str: the response; the text in its last <answer>...</answer> is the answer, else all of it.
         task: the task's name.
         task_config: the settings that the entry was drawn with, as JSON text.
         entry: the task's entry (question, answer, metadata), as JSON text.
@@ -39,7 +39,7 @@ def score_gym(
 
 
 def extract_answer(text: str) -> str:
-    """What stands in the last <answer>...</answer>, else the whole text; without the space around it."""
+    """The text in the last <answer>...</answer>, else the whole text; without the space around it."""
     found = _ANSWER.findall(text)
     return str(found[-1] if found else text).strip()
 

@@ -188,12 +188,12 @@ class RewardManager:
         if self._raise:
             raise RewardError(
                 f"the reward failed for {where}: {response.outcome.error}. The response: {response.text!r}. "
-                "Mend the function or the row, or set reward.on_error=exclude to leave such responses out"
+                "Correct the function or the row, or set reward.on_error=exclude to leave such responses out"
             )
         if len(failed) == len(places):
             raise RewardError(
                 f"the reward failed for all {len(places)} responses; the first, {where}: {response.outcome.error}. "
-                "Mend the function or the rows"
+                "Correct the function or the rows"
             )
 
 

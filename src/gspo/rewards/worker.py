@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["main"]
 
-# What a symbolic computation may take before it fails with MemoryError instead of starving the training beside it.
+# What a symbolic computation may take before it fails with MemoryError instead of starving the training.
 _MAX_BYTES = 4 << 30
 # Beyond the parent's own limit, so that the parent, which can say what happened, comes first.
 _GRACE = 1.0

@@ -28,7 +28,7 @@ class WorkerPool:
     """Calls functions of importable modules in `num_workers` processes, each call within `timeout` seconds.
 
     A call that takes longer has its process killed and becomes an error; so does one whose process dies. The calls
-    beside it and after it are not affected. Processes start with the first call and end with the pool or its parent.
+    next to it and after it are not affected. Processes start with the first call and end with the pool or its parent.
     """
 
     def __init__(self, num_workers: int, timeout: float) -> None:

@@ -82,7 +82,7 @@ class RolloutEngine(Protocol):
 
         Random draws depend on the engine's seed, `step`, the prompt's uid, the response's number and the position
         only: never on what else is in the batch. `on_ended` is called with the number of responses that have ended
-        since it was called last; all have been told of on return.
+        since it was called last; the calls sum to all responses on return.
         """
         ...
 
@@ -122,7 +122,7 @@ def register_engine(name: str) -> Callable[[Factory], Factory]:
     """Decorator that files an engine's factory under a name of `actor_rollout_ref.rollout.name`.
 
     Raises:
-        ValueError: the name stands for another factory already.
+        ValueError: the name is another factory's already.
     """
 
     def decorate(factory: Factory) -> Factory:

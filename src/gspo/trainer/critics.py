@@ -19,7 +19,7 @@ Stats = dict[str, Stat]
 
 
 class Critic(Protocol):
-    """What judges the policy's responses beside the rewards."""
+    """What judges the policy's responses, next to the rewards."""
 
     def score(self, groups: Sequence[Group]) -> Stats:
         """Adds its own term to the outcomes of freshly sampled responses."""

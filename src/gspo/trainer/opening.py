@@ -164,7 +164,7 @@ def keep_models(config: Config, given: Given, found: Checkpoint | None, say: Cal
         config: the resolved configuration.
         given: the objects.
         found: the checkpoint that the run goes on from.
-        say: told where an earlier run is moved aside.
+        say: called with where an earlier run is moved to.
     """
     if given.model is None and given.tokenizer is None and given.critic_model is None:
         return config

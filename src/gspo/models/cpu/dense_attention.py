@@ -174,7 +174,7 @@ class DenseAttention(torch.autograd.Function):
         for bucket in ctx.buckets:
             own, seen = bucket.take(queries, bucket.queries), bucket.take(keys, bucket.keys)
             upstream = bucket.take(grad, bucket.queries)
-            if bucket.real is not None:  # padding stands for the row's first token, whose gradient is not its own
+            if bucket.real is not None:  # padding repeats the row's first token, whose gradient is not its own
                 upstream = upstream.view(len(q), -1, q.shape[2])
                 kept = upstream.new_zeros(upstream.shape[1]).index_fill_(0, bucket.real, 1.0)
                 upstream = (upstream * kept[:, None]).view(own.shape)

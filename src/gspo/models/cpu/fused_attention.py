@@ -79,7 +79,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _turn(x: Tensor, cos: Tensor, to_first: Tensor, to_second: Tensor, out: Tensor) -> Tensor:
-    """Each half times its cosine, plus the other half times what leads to it; the factors are small beside `x`."""
+    """Each half times its cosine, plus the other half times what leads to it; the factors are small next to `x`."""
     half = x.shape[-1] // 2
     torch.mul(x, cos, out=out)
     out[..., :half].addcmul_(x[..., half:], to_first)
@@ -137,7 +137,7 @@ class _FusedAttention(Packs, nn.Module):
 
 
 def _layers(module: nn.Module) -> tuple[FastLinear, ...]:
-    """The three products; none where something else (an adapter) stands in the place of one."""
+    """The three products; none where something else (an adapter) replaces one."""
     layers = tuple(getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj"))
     return cast(tuple[FastLinear, ...], layers) if all(type(layer) is FastLinear for layer in layers) else ()
 

@@ -29,7 +29,7 @@ _VARIABLES = (
 def keep_freed_memory() -> bool:
     """Lets glibc keep what tensors free for the next ones, and asks the kernel for huge pages for them.
 
-    A training step frees and takes the same large tensors over and over. glibc maps each of them anew, and the kernel
+    A training step frees and takes the same large tensors over and over. glibc maps each of them again, and the kernel
     clears every page of it at first touch, which takes several times as long as the arithmetic of an elementwise
     operation. The peak of the memory is the same; it stays with the process between steps. Weights that are read from
     one end to the other, token after token, are read faster from pages of 2 MB than from pages of 4 KB.

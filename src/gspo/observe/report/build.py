@@ -120,9 +120,9 @@ def _summary(run: Run, verdicts: list[Verdict]) -> str:
     """The run in a few sentences."""
     if not run.curves:
         return "No step has been logged yet: metrics.jsonl is empty. Make the report again after the first step."
-    told = {verdict.key: verdict.text for verdict in verdicts}
-    parts = [f"Held-out accuracy, {told['held-out']}"] if "held-out" in told else []
-    if text := told.get("critic/score/mean"):
+    texts = {verdict.key: verdict.text for verdict in verdicts}
+    parts = [f"Held-out accuracy, {texts['held-out']}"] if "held-out" in texts else []
+    if text := texts.get("critic/score/mean"):
         parts.append(f"Reward {text[0].lower()}{text[1:]}")
     for status, words in (("problem", "Problems"), ("watch", "Worth watching")):
         if names := [verdict.meaning.label.lower() for verdict in verdicts if verdict.status == status]:

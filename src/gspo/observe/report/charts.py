@@ -1,4 +1,4 @@
-"""The report's charts as plotly figures (plain dictionaries), with what the reader needs to know beside each."""
+"""The report's charts as plotly figures (plain dictionaries), with what the reader needs to know of each."""
 
 from __future__ import annotations
 

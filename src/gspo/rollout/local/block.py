@@ -1,4 +1,4 @@
-"""The key-value cache of responses that are sampled side by side: each prompt once, each response's tokens beside it.
+"""The key-value cache of responses that are sampled side by side: each prompt once, each response's tokens after it.
 
 Prompts of a few tokens are the exception: they stand before every row's own tokens and count as some of them.
 Own tokens end in the same column for all responses of a block, so that a new one is written by one slice for all of

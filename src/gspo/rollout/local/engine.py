@@ -86,7 +86,7 @@ class LocalEngine:
         samples = Samples([response_key(self._seed, step, p.uid, i) for p in prompts for i in range(n)])
         rows = Rows.start(torch.arange(0), endings.tail, device)
         cache = DecodeCache()
-        entered = told = 0
+        entered = reported = 0
 
         def draw(rows: Rows, logits: Tensor) -> None:
             samples.add(rows, *sample_tokens(logits, samples.draws(rows), sampling))
@@ -95,9 +95,9 @@ class LocalEngine:
         while True:
             num_alive = int(rows.alive.sum())
             ended = entered * n - num_alive
-            if on_ended is not None and ended > told:
-                on_ended(ended - told)
-                told = ended
+            if on_ended is not None and ended > reported:
+                on_ended(ended - reported)
+                reported = ended
             entering = prompts[entered : entered + self._room(num_alive, len(prompts) - entered, n)]
             if entering:
                 first, entered = entered, entered + len(entering)
