@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from guide_blocks import DOTTED, ENABLE_GSPO, FULL_EXAMPLE, GAD_COMMAND, GSPO_COMMAND, GSPO_WITH_GAD
+from messages import names
 
 import gspo
 import gspo.trainer.assembly as assembly
@@ -201,9 +202,7 @@ def test_validation_only(small: list[str], tmp_path: Path, capsys: pytest.Captur
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["val-core/reasoning_gym/spell_backward/acc/mean@1"] == 0.0
     assert main(["train", *small, "trainer.val_only=true", "data.val_files=[]"]) == 1
-    assert capsys.readouterr().err == (
-        "gspo: error: data.val_files is not set: set it, as in data.val_files=test.parquet\n"
-    )
+    assert names(capsys.readouterr().err, "gspo: error: ", "data.val_files is not set", "data.val_files=test.parquet")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -254,7 +253,7 @@ def test_ctrl_c_is_no_error(
 
     monkeypatch.setattr(assembly, "train_step", stop)
     assert main(["train", *small]) == 130
-    assert capsys.readouterr().err == "gspo: stopped; the same command goes on from the newest checkpoint\n"
+    assert names(capsys.readouterr().err, "gspo: stopped", "the same command", "checkpoint")
 
 
 def test_report_of_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_long_rows_are_left_out(
 
 def test_the_settings_are_the_stages_that_it_names(gsm8k: ModuleType, tmp_path: Path) -> None:
     config = load_config(None, "gad_gspo_config", gsm8k.settings("model", tmp_path))
-    stages = Kind.of(config).stages(config, batches_per_epoch=1)
+    stages = Kind.of(config).stages(config.trainer, batches_per_epoch=1)
     assert (stages.warmup, stages.critic_only) == (gsm8k.WARMUP, gsm8k.DISCRIMINATOR_ONLY)
     assert config.trainer.total_training_steps == gsm8k.DISCRIMINATOR_ONLY + gsm8k.ADVERSARIAL
     assert config.trainer.save_freq == gsm8k.WARMUP  # the student after its warmup is read from a checkpoint

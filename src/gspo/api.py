@@ -8,10 +8,8 @@ Whatever the command line names by a path may be an object here. A run is a fold
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -186,8 +184,7 @@ class Trainer:
 
     def train(self) -> None:
         """All steps that are left, then the export and the report. Ctrl-C saves a checkpoint after the step."""
-        with _interruptible(self.run):
-            train_run(self.run)
+        train_run(self.run)
 
     def step(self) -> dict[str, float]:
         """One training step, logged, validated and saved as the configuration says; its metrics.
@@ -256,38 +253,9 @@ def _split(
     paths = {key: str(value) for key, value in models.items() if isinstance(value, (str, Path))}
     model, tokenizer, critic_model = (None if key in paths else value for key, value in models.items())
     resolved = configure(config, **paths, **settings)
-    if model is not None and tokenizer is None and resolved.actor_rollout_ref.model.tokenizer_path:
-        tokenizer = load_actor_tokenizer(resolved.actor_rollout_ref.model)  # it is written next to the model
+    if model is not None and tokenizer is None and resolved.policy_model.tokenizer_path:
+        tokenizer = load_actor_tokenizer(resolved.policy_model)  # it is written next to the model
     return resolved, Given(model, tokenizer, critic_model)
-
-
-@contextmanager
-def _interruptible(run: TrainRun) -> Iterator[None]:
-    """Within it the first Ctrl-C lets the step finish and saves a checkpoint; then KeyboardInterrupt is raised.
-
-    Outside the main thread, where Python delivers no signals, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[bool] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if asked:
-            signal.default_int_handler(number, frame)
-        asked.append(True)
-        run.console.notice("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
-
-    callbacks = run.callbacks
-    before = signal.signal(signal.SIGINT, handle)
-    run.callbacks = [*callbacks, lambda *_: bool(asked)]
-    try:
-        yield
-    finally:
-        run.callbacks = callbacks
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
 
 
 def evaluate(
@@ -318,7 +286,7 @@ def evaluate(
         ValueError: something cannot be used; says what and how to fix it.
     """
     resolved, given = _split(config, settings, model, tokenizer)
-    section, rollout, data_section = resolved.actor_rollout_ref.model, resolved.actor_rollout_ref.rollout, resolved.data
+    section, rollout, data_section = resolved.policy_model, resolved.rollout, resolved.data
     reader = given.tokenizer or load_actor_tokenizer(section)
     prompts = load_dataset(data, data_section, reader, label="data")
     longest, device = longest_sequence(data_section, prompts), choose_device(resolved.trainer)

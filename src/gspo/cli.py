@@ -117,7 +117,7 @@ def _load(args: argparse.Namespace) -> Any:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from gspo.trainer import train
+    from gspo.api import train
 
     config = _load(args)
     run = train(config)
@@ -127,9 +127,9 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _sft(args: argparse.Namespace) -> int:
-    from gspo.trainer.sft import sft
+    from gspo.api import sft
 
-    _print_paths(sft(_load(args)))
+    _print_paths(sft(_load(args)).folder)
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from messages import names
 
 from gspo.config import Config, ConfigError, load_config
 from gspo.config.schema import RewardFunctionConfig
@@ -20,11 +21,10 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def refused(message: str, overrides: Sequence[str] = (), path: Path | None = None, name: str | None = None) -> None:
-    """The whole message, so that a reader sees what a user sees."""
+def refused(*parts: object, overrides: Sequence[str] = (), path: Path | None = None, name: str | None = None) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None if path is None else str(path), name, overrides)
-    assert str(caught.value) == message
+    assert names(caught, *parts)
 
 
 def test_the_defaults_are_verls_but_for_those_the_schema_explains() -> None:
@@ -160,76 +160,69 @@ def test_every_preset_loads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "parts"),
     [
         (
             "algorithm.gama=1",
-            "unknown key algorithm.gama (override algorithm.gama=1): did you mean algorithm.gamma or algorithm.lam?",
+            ["unknown key algorithm.gama", "did you mean algorithm.gamma or algorithm.lam?"],
         ),
         (
             "rollout.n=8",
-            "unknown key rollout.n (override rollout.n=8): did you mean actor_rollout_ref.rollout.n or "
-            "actor_rollout_ref.rollout.val_kwargs.n?",
+            ["unknown key rollout.n", "actor_rollout_ref.rollout.n or actor_rollout_ref.rollout.val_kwargs.n?"],
         ),
-        ("zzz=1", "unknown key zzz (override zzz=1): `gspo config` prints every key"),
-        ("data.shuffle=3", "data.shuffle=3 is of type int: expected bool (override data.shuffle=3)"),
+        ("zzz=1", ["unknown key zzz", "`gspo config`"]),
+        ("data.shuffle=3", ["int", "expected bool"]),
         (
             "data.train_batch_size=8.5",
-            "data.train_batch_size=8.5 is of type float: expected int (override data.train_batch_size=8.5)",
+            ["float", "expected int"],
         ),
         (
             f"{ACTOR}.grad_clip=high",
-            f"{ACTOR}.optim.clip_grad=high is of type str: expected float (override {ACTOR}.grad_clip=high)",
+            [f"{ACTOR}.optim.clip_grad=high", "expected float"],
         ),
-        ("trainer=3", "trainer=3 (override trainer=3): expected a mapping of its keys"),
+        ("trainer=3", ["expected a mapping"]),
         (
             "data.val_files={a: 1}",
-            "data.val_files={'a': 1} is of type dict: expected list of str (override data.val_files={a: 1})",
+            ["dict", "expected list of str"],
         ),
         (
             "custom_reward_function.reward_kwargs=3",
-            "custom_reward_function.reward_kwargs=3 is of type int: expected mapping "
-            "(override custom_reward_function.reward_kwargs=3)",
+            ["int", "expected mapping"],
         ),
         (
             "reward.functions=[{name: a, wight: 2}]",
-            "reward.functions[0]: unknown entry wight: expected name, weight, kwargs "
-            "(override reward.functions=[{name: a, wight: 2}])",
+            ["reward.functions[0]", "wight", "name, weight, kwargs"],
         ),
         (
             "reward.functions=[{weight: 2}]",
-            "reward.functions: an entry needs a name, as in {name: gsm8k, weight: 1.0} "
-            "(override reward.functions=[{weight: 2}])",
+            ["reward.functions", "name", "{name: gsm8k, weight: 1.0}"],
         ),
         (
             "reward.functions=[[1]]",
-            "reward.functions[0]=[1] is of type list: expected {name, weight, kwargs} "
-            "(override reward.functions=[[1]])",
+            ["reward.functions[0]=[1]", "list", "{name, weight, kwargs}"],
         ),
         (
             "trainer.seed=${foo.bar}",
-            "trainer.seed cannot be resolved: Interpolation key 'foo.bar' not found (override trainer.seed=${foo.bar})",
+            ["trainer.seed", "'foo.bar' not found"],
         ),
         (
             "data.train_batch_size=1,2",
-            "override data.train_batch_size=1,2 names several values: give one, start one run per value, or write a "
-            "list as data.train_batch_size=[1,2]",
+            ["several values", "data.train_batch_size=[1,2]"],
         ),
-        ("+trainer@x=3", "override +trainer@x=3: config groups (@) are not read; write the full key"),
-        ("~trainer.seed=3", "override ~trainer.seed=3: write ~trainer.seed without 3"),
+        ("+trainer@x=3", ["config groups (@)", "write the full key"]),
+        ("~trainer.seed=3", ["write ~trainer.seed without 3"]),
         (
             "~trainer.sede",
-            "unknown key trainer.sede (override ~trainer.sede): did you mean trainer.seed?",
+            ["unknown key trainer.sede", "did you mean trainer.seed?"],
         ),
         (
             "reward_model.enable=True",
-            "reward_model.enable=true (override reward_model.enable=True): a reward model cannot score here; set "
-            "custom_reward_function.path",
+            ["reward model", "set custom_reward_function.path"],
         ),
     ],
 )
-def test_what_a_bad_override_says(override: str, message: str) -> None:
-    refused(message, [override])
+def test_what_a_bad_override_says(override: str, parts: list[str]) -> None:
+    refused(override, *parts, overrides=[override])
 
 
 def test_what_an_override_that_is_none_says() -> None:
@@ -240,8 +233,10 @@ def test_what_an_override_that_is_none_says() -> None:
 def test_two_spellings_that_differ(tmp_path: Path) -> None:
     path = write(tmp_path, "a", "actor_rollout_ref: {ppo_epochs: 1, actor: {ppo_epochs: 2}}")
     refused(
-        f"{ACTOR}.ppo_epochs=2 ({path}) and actor_rollout_ref.ppo_epochs=1 ({path}) are two spellings of "
-        f"{ACTOR}.ppo_epochs: keep one",
+        f"{ACTOR}.ppo_epochs=2 ({path})",
+        f"actor_rollout_ref.ppo_epochs=1 ({path})",
+        "two spellings",
+        "keep one",
         path=tmp_path,
         name="a",
     )
@@ -257,23 +252,26 @@ def test_an_override_in_one_spelling_beats_a_file_in_the_other(tmp_path: Path) -
 def test_what_a_bad_file_says(tmp_path: Path) -> None:
     path = write(tmp_path, "unknown", "algorithm:\n  adv_estimtor: grpo")
     refused(
-        f"unknown key algorithm.adv_estimtor ({path}): did you mean algorithm.adv_estimator?",
+        "unknown key algorithm.adv_estimtor",
+        path,
+        "did you mean algorithm.adv_estimator?",
         path=tmp_path,
         name="unknown",
     )
     path = write(tmp_path, "list", "- a\n- b")
-    refused(f"{path} must hold a mapping of keys to values, not a list or a single value", path=tmp_path, name="list")
+    refused(path, "must hold a mapping", path=tmp_path, name="list")
     path = write(tmp_path, "text", "0.5")
-    refused(f"{path} must hold a mapping of keys to values, not a list or a single value", path=tmp_path, name="text")
+    refused(path, "must hold a mapping", path=tmp_path, name="text")
     path = write(tmp_path, "groups", "defaults: [{algorithm: x}]")
     refused(
-        f"{path}: defaults must be a list of names, as in `defaults: [gspo_gsm8k]`: presets, or YAML files beside it "
-        "(Hydra's config groups are not read)",
+        path,
+        "`defaults: [gspo_gsm8k]`",
+        "Hydra's config groups",
         path=tmp_path,
         name="groups",
     )
     path = write(tmp_path, "circle", "defaults: [circle]")
-    refused(f"{path}: its defaults lead back to itself: circle -> circle", path=tmp_path, name="circle")
+    refused(path, "circle -> circle", path=tmp_path, name="circle")
     for name, text in {"broken": "a: [1", "twice": "data: {seed: 1, seed: 2}"}.items():
         write(tmp_path, name, text)
         with pytest.raises(ConfigError, match=rf"{name}\.yaml is not YAML that can be read: "):
@@ -283,17 +281,18 @@ def test_what_a_bad_file_says(tmp_path: Path) -> None:
 def test_what_a_missing_file_says(tmp_path: Path) -> None:
     presets = ", ".join(preset_names())
     refused(
-        f"{tmp_path}/nope.yaml does not exist, and no preset is called nope; presets: {presets}",
+        f"{tmp_path}/nope.yaml does not exist",
+        "no preset is called nope",
+        presets,
         path=tmp_path,
         name="nope",
     )
-    refused(f"no --config-path is given, and no preset is called nope; presets: {presets}", name="nope")
+    refused("--config-path", "no preset is called nope", presets, name="nope")
     path = write(tmp_path, "a", "defaults: [nope]")
     refused(
-        f"{path}: defaults: {tmp_path}/nope.yaml does not exist, and no preset is called nope; presets: {presets}",
+        f"{path}: defaults: {tmp_path}/nope.yaml does not exist",
+        presets,
         path=tmp_path,
         name="a",
     )
-    refused(
-        "--config-path somewhere needs --config-name, the name of a file in it without .yaml", path=Path("somewhere")
-    )
+    refused("--config-path somewhere", "needs --config-name", path=Path("somewhere"))

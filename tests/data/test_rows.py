@@ -42,8 +42,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         return tmp_path / name
 
-    assert error_of(tmp_path / "no.parquet") == f"{tmp_path}/no.parquet does not exist; data files beside it: none"
-    assert error_of(tmp_path / "no/no.json") == f"{tmp_path}/no/no.json does not exist; data files beside it: none"
+    assert error_of(tmp_path / "no.parquet") == f"{tmp_path}/no.parquet does not exist; data files in its folder: none"
+    assert error_of(tmp_path / "no/no.json") == f"{tmp_path}/no/no.json does not exist; data files in its folder: none"
     assert error_of(file("a.csv", b"p\n1")) == (
         f"{tmp_path}/a.csv is not a .parquet, .json or .jsonl file: convert it to one of them"
     )
@@ -64,7 +64,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     )
     assert error_of(file("l.jsonl", b'{"p": 1}\n{"p": ')) == (
         f"{tmp_path}/l.jsonl, row 1 (counted from 0): is not valid JSON (Expecting value: line 1 column 7 (char 6)): "
-        "mend or remove the line"
+        "correct or remove the line"
     )
     assert error_of(file("n.jsonl", b'{"p": 1}\n3\n')) == (
         f"{tmp_path}/n.jsonl, row 1 (counted from 0): is a int, not an object: write {{...}}"

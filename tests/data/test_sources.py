@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from messages import names
 
 from gspo.commands.data import register
 from gspo.data import DataError
@@ -66,7 +67,7 @@ def test_gsm8k_sources_that_cannot_be_used(
         f"{train}, row 0 (counted from 0): has no text 'answer' (its keys: question): name GSM8K's files"
     )
     train.unlink()
-    assert error(gsm8k) == f"{train} does not exist; data files beside it: test.jsonl"
+    assert error(gsm8k) == f"{train} does not exist; data files in its folder: test.jsonl"
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     assert error("openai/gsm8k") == (
         "openai/gsm8k is not a folder, and reading it from the Hugging Face hub needs the package `datasets`: "
@@ -97,9 +98,7 @@ def test_jsonl_that_cannot_be_written(write_rows: Callable[..., Path], tmp_path:
         write_jsonl(path, tmp_path / "x.parquet", prompt_key="q")
     with pytest.raises(DataError) as caught:
         write_jsonl(path, tmp_path / "out")
-    assert str(caught.value) == (
-        f"{tmp_path}/out is not a .parquet file: name the file to write, such as {tmp_path}/out/train.parquet"
-    )
+    assert names(caught, f"{tmp_path}/out is not a .parquet file", f"{tmp_path}/out/train.parquet")
 
 
 def test_reasoning_gym_splits_are_disjoint_and_the_test_file_does_not_move(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from messages import names
 
 from gspo.cli import main
 from gspo.models import hub
@@ -28,14 +29,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return questions
 
 
-_REACHED = "there is no folder org/name here, and the hub, https://hub.example, does not answer "
-_FOLDER = "(Name or service not known): give the folder of a model, as in ./name; "
+_FACTS = ("no folder org/name", "https://hub.example", "Name or service not known", "./name")
 
 
 def test_a_hub_that_does_not_answer(asked: list[str]) -> None:
     with pytest.raises(hub.HubError) as caught:
         hub.require_hub("org/name")
-    assert str(caught.value) == f"{_REACHED}{_FOLDER}there is no copy in the cache either"
+    assert names(caught, *_FACTS, "no copy in the cache")
     assert asked == ["https://hub.example/org/name/resolve/main/config.json"]
 
 
@@ -44,7 +44,7 @@ def test_a_copy_in_the_cache_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
     with pytest.raises(hub.HubError) as caught:
         hub.require_hub("org/name")
-    assert str(caught.value) == f"{_REACHED}{_FOLDER}HF_HUB_OFFLINE=1 takes the copy in the cache"
+    assert names(caught, *_FACTS, "HF_HUB_OFFLINE=1 takes the copy")
 
 
 def test_what_need_not_be_asked(asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +57,5 @@ def test_what_need_not_be_asked(asked: list[str], tmp_path: Path, monkeypatch: p
 
 def test_eval_says_it_in_one_line(asked: list[str], tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "org/name", "--data", str(tiny_data / "test.jsonl")]) == 1
-    message = f"{_REACHED}{_FOLDER}there is no copy in the cache either"
-    assert capsys.readouterr().err == f"gspo: error: org/name: {message}\n"
+    assert names(capsys.readouterr().err, "gspo: error: org/name: ", *_FACTS, "no copy in the cache")
     assert len(asked) == 1

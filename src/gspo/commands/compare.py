@@ -47,7 +47,7 @@ class Job:
         """Whether it ran to its end before.
 
         Raises:
-            ConfigError: the run in its folder has with other settings.
+            ConfigError: its folder holds a run with other settings.
         """
         written = self.folder / "config.yaml"
         if written.exists() and load_config(str(self.folder), "config", external=False) != self.config:

@@ -1,4 +1,4 @@
-"""From nothing to a student distilled from a teacher that can only be read: GAD compared with further supervised training.
+"""From nothing to a student distilled from a teacher that can only be read: GAD, and more supervised training.
 
 The teacher of `gspo.data.shell_game` is always right and answers in two ways; a small model learns one of them and
 guesses in the other. Supervised training copies both ways. The discriminator sees that the student's explanations do
@@ -139,12 +139,12 @@ def further_steps(config: Config) -> int:
 
 def measure(model: Path, config: Config) -> Measured:
     """How a model does on the held-out questions: sampled as in the run's validation, and greedily."""
-    settings = replace(config.actor_rollout_ref.model, path=str(model))
+    settings = replace(config.policy_model, path=str(model))
     tokenizer = load_actor_tokenizer(settings)
     data = load_dataset(config.data.val_files, config.data, tokenizer)
     longest = data.longest + config.data.max_response_length
     policy = load_policy(settings, tokenizer, choose_device(config.trainer), longest, train=False)
-    rollout = config.actor_rollout_ref.rollout
+    rollout = config.rollout
     engine = LocalEngine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=rollout.max_num_seqs)
     greedy = SamplingParams(max_tokens=config.data.max_response_length, temperature=0.0)
     with RewardManager(config.reward, config.custom_reward_function) as rewards:

@@ -86,7 +86,7 @@ def _about_the_clip(config: Config) -> Iterator[str]:
         )
     if both is not None and both not in (low, high):
         yield (
-            f"{key}.clip_ratio={both:g} has no effect together with clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
+            f"{key}.clip_ratio={both:g} has no effect with clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
             "set those, or take them out"
         )
 

@@ -110,6 +110,26 @@ class Config(Section):
             )
 
     @property
+    def policy_model(self) -> ModelConfig:
+        """The section `actor_rollout_ref.model`."""
+        return self.actor_rollout_ref.model
+
+    @property
+    def actor(self) -> ActorConfig:
+        """The section `actor_rollout_ref.actor`."""
+        return self.actor_rollout_ref.actor
+
+    @property
+    def rollout(self) -> RolloutConfig:
+        """The section `actor_rollout_ref.rollout`."""
+        return self.actor_rollout_ref.rollout
+
+    @property
+    def ref(self) -> RefConfig:
+        """The section `actor_rollout_ref.ref`."""
+        return self.actor_rollout_ref.ref
+
+    @property
     def loss_facts(self) -> PolicyLoss:
         """What is known of the policy loss; the defaults of a row where its name is not known."""
         name = self.actor_rollout_ref.actor.policy_loss.loss_mode

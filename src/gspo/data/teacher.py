@@ -1,7 +1,7 @@
 """Teacher responses for a file of prompts, for distillation from a teacher that can only be read.
 
-Every response goes into a journal in the output's folder as soon as it arrives; the output is written from the journal at
-the end. So a run that was killed goes on where it stopped, with no response lost and none twice.
+Every response goes into a journal in the output's folder as soon as it arrives; the output is written from the
+journal at the end. So a run that was killed goes on where it stopped, with no response lost and none twice.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from gspo.models.cpu.memory import keep_freed_memory
 from gspo.models.loading import end_token_ids, load_model, load_tokenizer
 from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, micro_batches, pack, teacher_of
-from gspo.models.policy import Policy, verify_packed_forward
+from gspo.models.policy import VALUE_HEAD, Policy, verify_packed_forward
 from gspo.models.policy_loading import load_actor_tokenizer, load_policy
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.preparing import prepare_model
@@ -15,6 +15,7 @@ from gspo.models.scalar_head import scalar_head
 from gspo.models.scorer import Scorer
 
 __all__ = [
+    "VALUE_HEAD",
     "AttentionContext",
     "Backbone",
     "Compute",

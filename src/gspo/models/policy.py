@@ -11,7 +11,10 @@ from gspo.models.attention import use_project_attention
 from gspo.models.backbone import Backbone, Compute, Inputs, Read
 from gspo.models.packing import pack
 
-__all__ = ["Policy", "verify_packed_forward"]
+__all__ = ["VALUE_HEAD", "Policy", "verify_packed_forward"]
+
+# The name of a value head next to the model, in checkpoints as well.
+VALUE_HEAD = "value_head"
 
 # Another order of the same sums differs by about 1e-5 (models compute norms in float32 whatever their dtype); a wrong
 # mask or head differs by far more.
@@ -44,6 +47,16 @@ class Policy:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def has_values(self) -> bool:
+        """Whether a value head is on its backbone."""
+        return self.value_head is not None
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """What is trained with the model and is not part of it, by name."""
+        return {VALUE_HEAD: self.value_head} if self.value_head else {}
 
     @property
     def vocabulary_size(self) -> int:
@@ -81,7 +94,7 @@ class Policy:
             head.
         """
         row = pack(batch.groups, device=self.device)
-        read = Read(row.sources, row.targets, temperature, with_entropy, numbers=self.value_head is not None)
+        read = Read(row.sources, row.targets, temperature, with_entropy, numbers=self.has_values)
         log_probs, entropy, _, numbers = self.backbone(self.backbone.inputs(row), read)
         shape = batch["response_mask"].shape
         values = None if numbers is None else row.scatter(numbers, shape)

@@ -21,7 +21,7 @@ def score_gsm8k(solution_str: str, ground_truth: str, strict: bool = False) -> d
         solution_str: the response.
         ground_truth: a number as text; one that is none is abstained from.
         strict: only the number after the last #### counts. Else, where there is none, the last number of the response
-            does: a model that is right but not yet in the format is distinguished from one that is wrong. (verl's scorer
+            does: a model that is right but not yet in the format differs from one that is wrong. (verl's scorer
             calls the two "strict", its default, and "flexible".)
     """
     truth = final_number(f"#### {ground_truth.strip()}", strict=True)

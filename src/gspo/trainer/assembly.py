@@ -13,7 +13,7 @@ from functools import cached_property
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController, get_kl_controller
 from gspo.checkpoint import Stateful
 from gspo.config import Config
-from gspo.config.schema import RolloutConfig
+from gspo.config.schema import RolloutConfig, TrainerConfig
 from gspo.groups import Group
 from gspo.methods import ADVANTAGES
 from gspo.models import Policy, Scorer
@@ -66,9 +66,9 @@ class Kind:
     def of(cls, config: Config) -> Kind:
         return cls(config.wants_discriminator, config.uses_value_critic, config.shares_backbone, config.uses_reference)
 
-    def stages(self, config: Config, batches_per_epoch: int) -> Stages:
+    def stages(self, trainer: TrainerConfig, batches_per_epoch: int) -> Stages:
         """Its warmup and the steps that leave the policy as it is."""
-        stages = Stages.of(config.trainer, batches_per_epoch)
+        stages = Stages.of(trainer, batches_per_epoch)
         return stages if self.distils else Stages(0, stages.critic_only if self.has_values else 0)
 
 
@@ -103,9 +103,8 @@ class Assembly:
         self._kind, self._stages, self._models = kind, stages, models
         self._rewards, self._frame, self._total_steps = rewards, frame, total_steps
         self._world, self._clock = given.world, frame.clock
-        policy = config.actor_rollout_ref
-        self._actor_section, self._rollout, self._ref = policy.actor, policy.rollout, policy.ref
-        self._cut = Cut.of_actor(policy.actor, config.trainer.seed)
+        self._actor_section, self._rollout, self._ref = config.actor, config.rollout, config.ref
+        self._cut = Cut.of_actor(config.actor, config.trainer.seed)
 
     def run(self) -> TrainRun:
         """The run, at its start."""
@@ -142,7 +141,7 @@ class Assembly:
     @cached_property
     def actor(self) -> Actor:
         """The policy, and its optimizer."""
-        steps = self._total_steps - self._stages.warmup - self._stages.critic_only
+        steps = self._total_steps - self._stages.num_before_adversarial
         return Actor(self._models.policy, self._actor_section.optim, steps, self._world)
 
     @cached_property
@@ -185,22 +184,23 @@ class Assembly:
         )
 
     @cached_property
+    def _value_critic(self) -> ValueCritic | None:
+        if self._kind.distils or self._scorer is None:
+            return None
+        cut = Cut.of_critic(self._config.critic, self._config.trainer.seed)
+        return ValueCritic(self._scorer, self._config.critic, cut, self._clock, self._world)
+
+    @cached_property
     def critic(self) -> Critic:
         """What judges the policy's responses next to the rewards."""
-        if self._discriminator is not None:
-            return self._discriminator
-        if self._value_head is not None:
-            return self._value_head
-        if self._scorer is not None:
-            cut = Cut.of_critic(self._config.critic, self._config.trainer.seed)
-            return ValueCritic(self._scorer, self._config.critic, cut, self._clock, self._world)
-        return NoCritic()
+        return self._discriminator or self._value_head or self._value_critic or NoCritic()
 
     @cached_property
     def reference(self) -> Reference:
         """The model that the policy is kept near to."""
-        if self._models.reference is None:
+        if not self._kind.has_reference:
             return NoReference()
+        assert self._models.reference, "loaded where the run has one"
         return HeldReference(
             self._models.reference,
             self._models.policy,

@@ -10,23 +10,23 @@ from typing import Any
 
 from gspo.checkpoint import Checkpoint, CheckpointError, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError, load_config, render
-from gspo.config.schema import to_dict
+from gspo.config.schema import TrainerConfig, to_dict
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
 __all__ = ["find_checkpoint", "folder_of", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
 
 
-def folder_of(config: Config) -> Path:
+def folder_of(trainer: TrainerConfig) -> Path:
     """The run's folder, which need not be there yet."""
-    return Path(config.trainer.default_local_dir or "runs")
+    return Path(trainer.default_local_dir or "runs")
 
 
-def run_folder(config: Config, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> Path:
+def run_folder(trainer: TrainerConfig, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> Path:
     """The run's folder, made where it is not there.
 
     What an earlier run left there, other than the one that goes on from `checkpoint`, is moved aside and never lost.
     """
-    folder = folder_of(config)
+    folder = folder_of(trainer)
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise ConfigError(
@@ -112,13 +112,13 @@ def open_tracker(
     )
 
 
-def find_checkpoint(config: Config, kind: str) -> tuple[Checkpoint | None, list[str]]:
+def find_checkpoint(trainer: TrainerConfig, kind: str) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint to go on from, opened and verified, and what finding it had to say.
 
     Raises:
         CheckpointError: the one that is named cannot be read, or it is not of this `kind` of run ("train" or "sft").
     """
-    found, lines = _find(config)
+    found, lines = _find(trainer)
     wrote = found.state.get("kind", kind) if found is not None else kind
     if found is not None and wrote != kind:
         raise CheckpointError(
@@ -137,11 +137,10 @@ def nothing_to_train(step: int, total_steps: int) -> str:
     )
 
 
-def _find(config: Config) -> tuple[Checkpoint | None, list[str]]:
-    trainer = config.trainer
+def _find(trainer: TrainerConfig) -> tuple[Checkpoint | None, list[str]]:
     if trainer.resume_mode == "disable":
         return None, []
     if trainer.resume_mode == "resume_path":
         return load_checkpoint(trainer.resume_from_path or ""), []
-    latest = find_latest(folder_of(config))
+    latest = find_latest(folder_of(trainer))
     return latest.checkpoint, list(latest.warnings)

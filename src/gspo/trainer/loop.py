@@ -9,6 +9,7 @@ from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.trainer.advantages import with_rewards
 from gspo.trainer.folder import nothing_to_train
+from gspo.trainer.interruption import interruptible
 from gspo.trainer.run import Run, Taken, TrainRun
 from gspo.world import count, is_main
 
@@ -31,7 +32,16 @@ def train_step(run: TrainRun, step: int) -> Taken:
 
 
 def train_run(run: Run) -> None:
-    """The loop over a run that is set up, whatever its kind."""
+    """The loop over a run that is set up, whatever its kind. Ctrl-C ends it after the step, with a checkpoint.
+
+    Raises:
+        KeyboardInterrupt: it was ended in this way.
+    """
+    with interruptible(run):
+        _all_steps(run)
+
+
+def _all_steps(run: Run) -> None:
     trainer = run.config.trainer
     if run.only_validates or (trainer.val_before_train and run.step == 0):
         if metrics := run.validate(run.step):

@@ -168,8 +168,8 @@ def keep_models(config: Config, given: Given, found: Checkpoint | None, say: Cal
     """
     if given.model is None and given.tokenizer is None and given.critic_model is None:
         return config
-    folder = run_folder(config, found, say) if is_main(given.world) else folder_of(config)
-    actor_model, critic_model = config.actor_rollout_ref.model, config.critic.model
+    folder = run_folder(config.trainer, found, say) if is_main(given.world) else folder_of(config.trainer)
+    actor_model, critic_model = config.policy_model, config.critic.model
     objects: dict[str, Any] = {
         "initial_model": given.model,
         "initial_tokenizer": given.tokenizer if given.model is None else None,
@@ -260,11 +260,11 @@ def framed(
     step = found.step if found is not None else None
     if not is_main(world):
         silent = ConsoleLogger(total_steps, {}, Console(quiet=True))
-        folder = folder_of(config)
+        folder = folder_of(config.trainer)
         yield _frame(folder, found, silent, Tracker([]), SampleWriter(folder, 0, silent=True), device)
         return
     lines: list[str] = []
-    folder = run_folder(config, found, lines.append)
+    folder = run_folder(config.trainer, found, lines.append)
     with hold(folder):
         console = ConsoleLogger(total_steps, {**header, "run folder": str(folder)})
         with open_tracker(config, folder, step, console, only_validates) as tracker, console:

@@ -189,7 +189,7 @@ class PolicyUpdate:
             terms.append(entropy_term)
         if section.use_kl_loss:
             terms.append(divergence_term)
-        if value_head is not None:
+        if value_head:
             terms.append(_value_term(value_head))
         return terms
 

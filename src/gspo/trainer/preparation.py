@@ -47,7 +47,7 @@ def add_log_probs(batch: GroupBatch, policy: Policy, temperature: float, cut: Cu
     )
     mask = batch["response_mask"]
     batch["old_log_probs"] = torch.cat([mask[:0], *(log_prob for log_prob, _, _ in read)]).float()
-    if policy.value_head is not None:
+    if policy.has_values:
         batch["values"] = torch.cat([mask[:0], *(value for _, _, value in read if value is not None)])
     return {"actor/entropy": Mean.masked(torch.cat([mask[:0], *(entropy for _, entropy, _ in read)]), mask)}
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gspo.config import Config, load_external, notices, require_keys, require_supported
+from gspo.config.schema import TrainerConfig
 from gspo.models import Policy, Scorer, load_actor_tokenizer, load_policy
 from gspo.rewards import RewardManager
 from gspo.rollout import check_engine, require_engine
@@ -41,12 +42,12 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
     _require(config, given)
     load_external(config)
     if given.engine is None:
-        require_engine(config.actor_rollout_ref.rollout.name)
+        require_engine(config.rollout.name)
     else:
         check_engine(given.engine)
     trainer, data, kind = config.trainer, config.data, Kind.of(config)
     with ExitStack() as stack:
-        tokenizer = given.tokenizer or load_actor_tokenizer(config.actor_rollout_ref.model)
+        tokenizer = given.tokenizer or load_actor_tokenizer(config.policy_model)
         ground = read_ground(config, given, tokenizer, train_teacher=kind.distils)
         rewards = given.reward_manager or stack.enter_context(
             RewardManager(
@@ -57,10 +58,10 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 functions=given.rewards,
             )
         )
-        stages = kind.stages(config, ground.sampler.batches_per_epoch)
+        stages = kind.stages(trainer, ground.sampler.batches_per_epoch)
         steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         total_steps = stages.warmup + steps
-        found, lines = find_checkpoint(config, "train")
+        found, lines = find_checkpoint(trainer, "train")
         config = keep_models(config, given, found, lines.append)
         torch.manual_seed(trainer.seed)
         models = _load(config, given, ground, kind)
@@ -74,7 +75,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 _header(config, kind, models.policy, ground.train_data.summary(), stages, total_steps),
                 [
                     *lines,
-                    *_about_length(config, stages, steps),
+                    *_about_length(trainer, stages, steps),
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,
                 ],
@@ -88,10 +89,10 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         yield run
 
 
-def _about_length(config: Config, stages: Stages, steps: int) -> Iterator[str]:
+def _about_length(trainer: TrainerConfig, stages: Stages, steps: int) -> Iterator[str]:
     if steps <= stages.critic_only:
         yield (
-            f"trainer.critic_warmup={config.trainer.critic_warmup} is no less than the {steps} steps of this run"
+            f"trainer.critic_warmup={trainer.critic_warmup} is no less than the {steps} steps of this run"
             f"{' after its warmup' if stages.warmup else ''}: the policy is never updated"
         )
 
@@ -107,7 +108,7 @@ def _require(config: Config, given: Given) -> None:
 
 
 def _load(config: Config, given: Given, ground: Ground, kind: Kind) -> Models:
-    section, place = config.actor_rollout_ref.model, (ground.tokenizer, ground.device, ground.longest)
+    section, place = config.policy_model, (ground.tokenizer, ground.device, ground.longest)
     policy = load_policy(section, *place, with_values=kind.shares, model=given.model)
     reference = load_policy(section, *place, train=False) if kind.has_reference else None
     if not kind.distils and (kind.shares or not kind.has_values):
@@ -124,13 +125,13 @@ def _load(config: Config, given: Given, ground: Ground, kind: Kind) -> Models:
 
 def _header(config: Config, kind: Kind, policy: Policy, data: str, stages: Stages, total_steps: int) -> dict[str, str]:
     """What a run says of itself before it trains, as name and text."""
-    actor, rollout, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, policy.model
+    actor, rollout, model = config.actor, config.rollout, policy.model
     millions = model.num_parameters() / 1e6
     products = policy.backbone.compute.products
     precision = f"{model.dtype}, products in {products}" if products else str(model.dtype)
     clip: Any = actor.clip_ratio_low, actor.clip_ratio_high
     lines = {
-        "model": f"{config.actor_rollout_ref.model.path} ({type(model).__name__}, {millions:.1f}M, {precision})",
+        "model": f"{config.policy_model.path} ({type(model).__name__}, {millions:.1f}M, {precision})",
         "algorithm": f"{actor.policy_loss.loss_mode} with {config.algorithm.adv_estimator} advantages, "
         f"clip {json.dumps(clip)[1:-1]}, {actor.loss_agg_mode}, lr {actor.optim.lr:g}",
     }
@@ -148,7 +149,7 @@ def _header(config: Config, kind: Kind, policy: Policy, data: str, stages: Stage
 
 def _critic_line(config: Config, kind: Kind) -> str:
     critic = config.critic
-    path, own_lr = critic.model.path or config.actor_rollout_ref.model.path, f"lr {critic.optim.lr:g}"
+    path, own_lr = critic.model.path or config.policy_model.path, f"lr {critic.optim.lr:g}"
     if kind.distils:
         return f"discriminator (GAD) on {path}, teacher in {config.data.teacher_key}, {own_lr}"
     place, last = ("the actor itself", f"weight {critic.value_loss_coef:g}") if kind.shares else (path, own_lr)

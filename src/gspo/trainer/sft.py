@@ -48,7 +48,7 @@ class _Supervised:
         self._ground, self._actor, self._frame, self._world = ground, actor, frame, world
         self._limit = config.data.max_response_length
         # One training step is one optimizer step on the whole batch.
-        self._cut = Cut.into_passes(config.actor_rollout_ref.actor)
+        self._cut = Cut.into_passes(config.actor)
 
     def take_step(self, step: int) -> Taken:
         """One optimizer step on the next batch."""
@@ -100,14 +100,14 @@ class _Supervised:
 def _opened(config: Config, given: Given) -> Iterator[Run]:
     missing = {"actor_rollout_ref.model.path": given.model, "data.train_files": given.train_data}
     require_keys(config, *(key for key, value in missing.items() if value is None))
-    section, trainer, optim = config.actor_rollout_ref.model, config.trainer, config.actor_rollout_ref.actor.optim
+    section, trainer, optim = config.policy_model, config.trainer, config.actor.optim
     with ExitStack() as stack:
         tokenizer = given.tokenizer or load_actor_tokenizer(section)
         ground = read_ground(config, given, tokenizer, train_teacher=True, val_teacher=True, text_key="answer_key")
         total_steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
-        found, lines = find_checkpoint(config, "sft")
+        found, lines = find_checkpoint(trainer, "sft")
         config = keep_models(config, given, found, lines.append)
-        section = config.actor_rollout_ref.model
+        section = config.policy_model
         torch.manual_seed(trainer.seed)
         policy = load_policy(section, tokenizer, ground.device, ground.longest, model=given.model)
         header = {

@@ -17,13 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from gspo.algorithms.stats import Mean, Stat
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, load_optimizer, optimizer_to_tensors
 from gspo.config.schema import OptimConfig
-from gspo.models import Policy, Scorer
+from gspo.models import VALUE_HEAD, Policy, Scorer
 from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
-
-# A checkpoint's entry of a value head on the actor's backbone.
-_VALUE_HEAD = "value_head"
 
 
 class Trained:
@@ -184,8 +181,8 @@ class Actor(Trained):
 
     def __init__(self, policy: Policy, optim: OptimConfig, total_steps: int, world: World | None = None) -> None:
         module: nn.Module = policy.model
-        if policy.value_head is not None:
-            module = nn.ModuleDict({"model": policy.model, _VALUE_HEAD: policy.value_head})
+        if policy.heads:
+            module = nn.ModuleDict({"model": policy.model, **policy.heads})
         key = "actor_rollout_ref.model.path"
         super().__init__(module, optim, total_steps, name="actor", model_key=key, world=world)
         self.policy = policy
@@ -196,8 +193,8 @@ class Actor(Trained):
         Raises:
             CheckpointError: it does not.
         """
-        wanted = self.policy.value_head is not None
-        if wanted is not (_VALUE_HEAD in checkpoint.tensors):
+        wanted = self.policy.has_values
+        if wanted is not (VALUE_HEAD in checkpoint.tensors):
             holds, now = ("no", "true") if wanted else ("a", "false")
             raise CheckpointError(
                 f"{checkpoint.path} holds {holds} value head on the actor's backbone, and this run has "
@@ -207,8 +204,7 @@ class Actor(Trained):
         super().check(checkpoint)
 
     def _entries(self) -> dict[str, nn.Module]:
-        head = self.policy.value_head
-        return {"actor": self.policy.model, **({_VALUE_HEAD: head} if head is not None else {})}
+        return {"actor": self.policy.model, **self.policy.heads}
 
     def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """Writes the model as a Hugging Face folder."""

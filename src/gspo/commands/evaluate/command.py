@@ -63,7 +63,7 @@ def evaluate_models(
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: name a folder")
     device = choose_device(config.trainer)
-    make_engine = make_engine or _engine_named(config.actor_rollout_ref.rollout.name)
+    make_engine = make_engine or _engine_named(config.rollout.name)
     evaluations: list[Evaluation] = []
     with RewardManager(
         config.reward, config.custom_reward_function, max_response_length=sampling.max_tokens
@@ -116,7 +116,7 @@ def _answer(
     prompts = _first_rows(data, args.max_samples)
     _say(console, f"{candidate.name} ({candidate.about}): {len(prompts)} prompts x {args.n}; {data.summary()}")
     policy = candidate.policy(tokenizer, device, longest_sequence(config.data, data))
-    max_num_seqs = config.actor_rollout_ref.rollout.max_num_seqs
+    max_num_seqs = config.rollout.max_num_seqs
     engine = make_engine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=max_num_seqs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -141,7 +141,7 @@ def _sampling(args: Namespace, config: Config) -> SamplingParams:
     temperature = args.temperature if args.temperature is not None else float(args.n > 1)
     if temperature == 0 and args.n > 1:
         raise ValueError(f"--temperature 0 is greedy, and {args.n} greedy responses are all alike: give --n 1, or 1.0")
-    rollout, max_tokens = config.actor_rollout_ref.rollout, config.data.max_response_length
+    rollout, max_tokens = config.rollout, config.data.max_response_length
     sampling = answer_sampling(rollout, max_tokens, temperature, args.top_p)
     if temperature == 0 and sampling.top_p < 1:
         raise ValueError(f"--top-p {args.top_p} has no effect on greedy responses: give --temperature 1.0 with it")

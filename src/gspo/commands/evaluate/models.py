@@ -116,7 +116,7 @@ def find_candidates(names: Sequence[str], config: Config) -> list[Candidate]:
 
 def _find(name: str, config: Config) -> Candidate:
     path = Path(name).expanduser()
-    model = config.actor_rollout_ref.model
+    model = config.policy_model
     if not path.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise ValueError(f"MODEL {name}: there is no such folder: give {_KINDS}")
@@ -141,7 +141,7 @@ def _of_run(name: str, run: Path, config: Config) -> Candidate:
     if found is not None and not (finished and _written(exported / "config.json") >= _written(found.path)):
         return _of_checkpoint(name, found, run, config)
     if finished:
-        model = replace(config.actor_rollout_ref.model, path=str(exported))
+        model = replace(config.policy_model, path=str(exported))
         return Candidate(name, model, None, f"run, its {exported.name}/")
     detail = f" ({'; '.join(latest.warnings)})" if latest.warnings else ""
     raise ValueError(
@@ -155,7 +155,7 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, run: Path, config: Config)
     about = f"checkpoint after step {checkpoint.step}"
     exported = path / "huggingface"
     if (exported / "config.json").is_file():
-        return Candidate(name, replace(config.actor_rollout_ref.model, path=str(exported)), None, about)
+        return Candidate(name, replace(config.policy_model, path=str(exported)), None, about)
     if "actor" not in checkpoint.tensors:
         raise ValueError(f"MODEL {name}: {path} holds no actor.safetensors: give a checkpoint of a training run")
     if not (run / "config.yaml").is_file():
@@ -163,13 +163,13 @@ def _of_checkpoint(name: str, checkpoint: Checkpoint, run: Path, config: Config)
             f"MODEL {name}: {run / 'config.yaml'} is missing, which names the model that the checkpoint is of: keep "
             "the checkpoint in its run's folder"
         )
-    began_with = load_config(str(run), "config", external=False).actor_rollout_ref.model
+    began_with = load_config(str(run), "config", external=False).policy_model
     return Candidate(name, replace(began_with, **_user_set(config)), checkpoint, about)
 
 
 def _user_set(config: Config) -> dict[str, Any]:
     """The entries of `actor_rollout_ref.model` that the user has set."""
-    model = config.actor_rollout_ref.model
+    model = config.policy_model
     return {
         field.name: getattr(model, field.name)
         for field in fields(model)

@@ -20,7 +20,7 @@ from gspo.observe import PhaseClock
 from gspo.trainer.batching import Cut, mini_batches, over_passes, passes
 from gspo.trainer.critics import NoCritic, Stats
 from gspo.trainer.gad.pairs import overlap_metrics, pair_metrics, teacher_metrics, teachers_by_prompt
-from gspo.trainer.gad.schedule import Stage, Stages
+from gspo.trainer.gad.schedule import Stages
 from gspo.trainer.supervised import add_teachers
 from gspo.trainer.trained import TrainedScorer
 from gspo.world import World, count
@@ -87,12 +87,11 @@ class Discriminator(NoCritic):
 
         The figures of a pair are those before the optimizer step that learns from it. Frozen, it is measured only.
         """
-        stage = self._stages.at(step)
-        frozen = self._section.freeze_after_warmup and stage is Stage.ADVERSARIAL
+        frozen = self._section.freeze_after_warmup and step > self._stages.num_before_adversarial
         with self._clock("update_critic"):
             stats = self.pair_figures(batch.groups) if frozen else self._learn(batch, step)
         seen = pair_metrics(groups, self._tokenizer.eos_token_id) | teacher_metrics(groups)
-        return {**stats, **seen, "training/gad_stage": Mean(float(stage))}
+        return {**stats, **seen, "training/gad_stage": Mean(float(self._stages.at(step)))}
 
     @torch.no_grad()
     def pair_figures(self, groups: Sequence[Group]) -> Stats:

@@ -7,6 +7,7 @@ adversarial     the student learns from the discriminator's scores, the discrimi
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -43,18 +44,21 @@ class Stages(Part):
         warmup = trainer.gad_warmup_epochs * batches_per_epoch if trainer.gad_warmup_steps is None else 0
         return cls(warmup + (trainer.gad_warmup_steps or 0), trainer.critic_warmup)
 
+    @property
+    def num_before_adversarial(self) -> int:
+        """Steps before the last stage."""
+        return self.warmup + self.critic_only
+
     def at(self, step: int) -> Stage:
         """The stage of a step, counted from 1."""
-        if step <= self.warmup:
-            return Stage.WARMUP
-        return Stage.DISCRIMINATOR if step <= self.warmup + self.critic_only else Stage.ADVERSARIAL
+        return Stage(bisect_left([self.warmup, self.num_before_adversarial], step))
 
     def summary(self, total_steps: int) -> str:
         """The stages and their steps, for the run's header."""
         lengths = {
             "warmup on the teacher's text": self.warmup,
             "discriminator alone": self.critic_only,
-            "adversarial": max(0, total_steps - self.warmup - self.critic_only),
+            "adversarial": max(0, total_steps - self.num_before_adversarial),
         }
         return ", then ".join(
             f"{length} step{'s' * (length != 1)} {name}" for name, length in lengths.items() if length
