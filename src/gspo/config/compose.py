@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -94,6 +95,8 @@ def _interpolated(settings: Settings, base: Config) -> dict[str, Any]:
     for key, value in settings.values.items():
         *path, name = key.split(".")
         reduce(getitem, path, tree)[name] = value
+    if not any("${" in str(value) for value in settings.values.values()):
+        return copy.deepcopy(tree)
     try:
         return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
     except OmegaConfBaseException as error:

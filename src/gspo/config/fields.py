@@ -13,7 +13,8 @@ import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, TypeVar, cast
 
 from gspo.config.convert import ConfigError, convert, show
 
@@ -34,6 +35,8 @@ __all__ = [
 
 # The commands that read keys. `gspo compare` and the quickstarts train; `gspo config` prints.
 COMMANDS = ("train", "sft", "eval")
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,24 @@ def section(kind: type[Any], line: str) -> Any:
     return field(default_factory=kind, metadata={"line": line, "section": kind})
 
 
+def _once_per_section(function: Callable[[type[Any]], _Value]) -> Callable[[type[Any]], _Value]:
+    """Keeps what a function says of each section; sections do not change."""
+    return cast(Callable[[type[Any]], _Value], cache(function))
+
+
+@_once_per_section
 def type_hints(kind: type[Any]) -> dict[str, Any]:
     """The declared types of a section's fields."""
     return typing.get_type_hints(kind)
 
 
+@_once_per_section
 def leaves(kind: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """The leaf fields of a section by name."""
     return {f.name: f for f in dataclasses.fields(kind) if "line" in f.metadata and "section" not in f.metadata}
 
 
+@_once_per_section
 def children(kind: type[Any]) -> dict[str, type[Any]]:
     """The nested sections of a section by name."""
     return {f.name: f.metadata["section"] for f in dataclasses.fields(kind) if "section" in f.metadata}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -39,9 +40,14 @@ def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[
     user_set |= {*given.values, *given.ignored}
 
 
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
 def _parse(text: str) -> Override:
     try:
-        override = OverridesParser.create().parse_override(text)
+        override = _parser().parse_override(text)
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
