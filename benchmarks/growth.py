@@ -30,8 +30,8 @@ from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Policy, keep_freed_memory, use_fused_kernels
 from gspo.observe import PhaseClock
 from gspo.trainer.batching import Cut
+from gspo.trainer.old_log_probs import add_log_probs
 from gspo.trainer.policy_update import PolicyUpdate
-from gspo.trainer.preparation import add_log_probs
 from gspo.trainer.trained import Actor
 from gspo.world import Alone
 

@@ -29,8 +29,8 @@ from gspo.trainer.collector import Collector, FilteringCollector
 from gspo.trainer.critics import NoCritic
 from gspo.trainer.gad.discriminator import Discriminator
 from gspo.trainer.gad.schedule import Stages
+from gspo.trainer.old_log_probs import Limits, OldLogProbs
 from gspo.trainer.policy_update import PolicyUpdate
-from gspo.trainer.preparation import OldLogProbs
 from gspo.trainer.supervised import Imitation
 from gspo.trainer.trained import Actor, Trained, TrainedScorer
 from gspo.trainer.value_critic import ValueCritic
@@ -304,9 +304,9 @@ def test_old_log_probs_serve_on_every_rank_or_on_none(model: PreTrainedModel) ->
         if rank.rank == 1:
             own["rollout_log_probs"] = own["rollout_log_probs"] - 0.5
         policy = Policy(copy.deepcopy(model))
-        old = OldLogProbs(policy, 1.0, Cut(30), None, said.append, rank)
-        assert old.add(own)  # a pass was made, and its entropy is there
-        assert old.add(own)
+        old = OldLogProbs(policy, 1.0, Cut(30), Cut(30), None, Limits(1e-3, 1e-3), said.append, rank)
+        assert old.add(own, 1)  # a pass was made, and its entropy is there
+        assert old.add(own, 1)
         return (own["old_log_probs"] - own["rollout_log_probs"]).abs().max()
 
     furthest = on_ranks(work)[0]

@@ -19,7 +19,7 @@ from gspo.config import ConfigError, load_config
 from gspo.groups import GroupBatch
 from gspo.methods import LOSSES, PolicyLoss
 from gspo.models import Policy
-from gspo.trainer import preparation, train
+from gspo.trainer import old_log_probs, train
 
 Overrides = Callable[..., list[str]]
 SKIPS = "actor_rollout_ref.actor.skip_zero_advantages=true"
@@ -33,13 +33,13 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the passes for old log-probabilities."""
     counted: list[int] = []
-    original = preparation.add_log_probs
+    original = old_log_probs.add_log_probs
 
     def count(batch: GroupBatch, *arguments: Any) -> Any:
         counted.append(len(batch))
         return original(batch, *arguments)
 
-    monkeypatch.setattr(preparation, "add_log_probs", count)
+    monkeypatch.setattr(old_log_probs, "add_log_probs", count)
     return counted
 
 

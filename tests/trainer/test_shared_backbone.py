@@ -26,8 +26,8 @@ from gspo.observe import PhaseClock
 from gspo.trainer import train
 from gspo.trainer.advantages import add_advantages, add_rewards
 from gspo.trainer.batching import Cut
+from gspo.trainer.old_log_probs import add_log_probs
 from gspo.trainer.policy_update import PolicyUpdate
-from gspo.trainer.preparation import add_log_probs
 from gspo.trainer.trained import Actor
 from gspo.trainer.value_critic import SharedValueHead
 from gspo.world import Alone

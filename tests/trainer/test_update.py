@@ -22,8 +22,9 @@ from gspo.observe import PhaseClock
 from gspo.trainer import opened
 from gspo.trainer.advantages import add_advantages, add_rewards
 from gspo.trainer.batching import Cut, mini_batches
+from gspo.trainer.old_log_probs import add_log_probs
 from gspo.trainer.policy_update import PolicyUpdate
-from gspo.trainer.preparation import HeldReference, add_log_probs
+from gspo.trainer.preparation import HeldReference
 from gspo.trainer.trained import Actor
 from gspo.world import Alone
 
@@ -300,7 +301,7 @@ def test_a_run_takes_temperature_and_order_from_its_configuration(
     seen: list[list[str]] = []
     with opened(config) as run:
         policy, phase = run.actor.policy, run.schedule.at(1)
-        phase.prepare(batch)
+        phase.prepare(batch, 1)
         with torch.no_grad():
             expected, plain = (policy.log_probs(batch, temperature)[0] for temperature in (_TEMPERATURE, 1.0))
         assert float((expected - plain).abs().max()) > 0.01

@@ -41,7 +41,12 @@ class ModelConfig(Section):
         "float32", "Type of the weights; bfloat16 loses small updates.", choices=("float32", "bfloat16")
     )
     mixed_precision: bool | None = option(
-        None, "Matrix products in bfloat16 over float32 weights; null: on a GPU that has bfloat16."
+        None, "Matrix products in 16 bits over float32 weights; null: on a GPU that has the type."
+    )
+    mixed_precision_dtype: str = option(
+        "bfloat16",
+        "Type of those products; float16 rounds eight times finer and has a loss scale (arXiv 2510.26788).",
+        choices=("bfloat16", "float16"),
     )
     override_config: dict[str, Any] = option({}, "Entries that replace those of the model's own configuration.")
     enable_gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")

@@ -49,6 +49,11 @@ class Policy:
         return self.model.device
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether it computes in 16 bits: then a token's figures depend on the tokens in its pass."""
+        return self.product_dtype.itemsize < torch.float32.itemsize
+
+    @property
     def has_values(self) -> bool:
         """Whether a value head is on its backbone."""
         return self.value_head is not None

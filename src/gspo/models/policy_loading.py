@@ -76,6 +76,7 @@ def load_policy(
         gradient_checkpointing=config.enable_gradient_checkpointing and train,
         use_fused_kernels=config.use_fused_kernels,
         mixed_precision=config.mixed_precision,
+        mixed_precision_dtype=config.mixed_precision_dtype,
         path=path,
     )
     policy = Policy(model, scalar_head(model) if with_values else None, compute)

@@ -1,4 +1,4 @@
-"""Mixed precision: matrix products in bfloat16 over weights, optimizer states and residual sums in float32.
+"""Mixed precision: matrix products in 16 bits over weights, optimizer states and residual sums in float32.
 
 A weight in bfloat16 keeps 8 bits, so that an update of less than 1/512 of it is lost; in float32 it is kept, while the
 products, where a GPU's time goes, run on its bfloat16 units. torch.autocast casts within a decoder's forward pass; the
@@ -28,23 +28,31 @@ __all__ = [
 _UNROUNDED = "dtype" in torch.ops.aten.mm.overloads()
 
 
-def mixed_precision(setting: bool | None, dtype: torch.dtype, device: torch.device | str) -> bool:
+def mixed_precision(
+    setting: bool | None, dtype: torch.dtype, device: torch.device | str, products: torch.dtype = torch.bfloat16
+) -> bool:
     """What `actor_rollout_ref.model.mixed_precision` means for weights of this type on this device.
+
+    Args:
+        setting: true, false, or null, which depends on the device.
+        dtype: of the weights.
+        device: on which they are.
+        products: the type that is meant (`mixed_precision_dtype`).
 
     Raises:
         ValueError: it is asked for with weights of another type than float32, or of a GPU that has no bfloat16.
     """
     if setting and dtype != torch.float32:
         raise ValueError(
-            f"actor_rollout_ref.model.mixed_precision=true computes in bfloat16 over weights in float32, and these are "
+            f"actor_rollout_ref.model.mixed_precision=true computes in 16 bits over weights in float32, and these are "
             f"{str(dtype).removeprefix('torch.')}: set actor_rollout_ref.model.dtype=float32, or take it out"
         )
     on_gpu = torch.device(device).type == "cuda"
-    supported = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = not on_gpu or products == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
     if setting and not supported:
         raise ValueError(
-            "actor_rollout_ref.model.mixed_precision=true computes in bfloat16, which this GPU does not have: set it "
-            "to false"
+            "actor_rollout_ref.model.mixed_precision=true computes in bfloat16, which this GPU does not have: set "
+            "actor_rollout_ref.model.mixed_precision_dtype=float16, or mixed_precision=false"
         )
     return on_gpu and supported and dtype == torch.float32 if setting is None else setting
 

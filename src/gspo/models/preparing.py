@@ -35,6 +35,7 @@ def prepare_model(
     gradient_checkpointing: bool = False,
     use_fused_kernels: bool = True,
     mixed_precision: bool | None = None,
+    mixed_precision_dtype: str = "bfloat16",
     path: str | None = None,
 ) -> Compute:
     """Makes a model ready to train, in place: all dropout off, weights checked to be finite, on its device.
@@ -48,8 +49,9 @@ def prepare_model(
         gradient_checkpointing: recompute activations in the backward pass.
         use_fused_kernels: run its layers on faster operations where they serve: this project's own on a CPU in float32,
             flex_attention on a GPU in bfloat16.
-        mixed_precision: compute its products in bfloat16 whatever its dtype; None: a float32 model does on a GPU that
-            has bfloat16.
+        mixed_precision: compute its products in 16 bits whatever its dtype; None: a float32 model does on a GPU that
+            has that type.
+        mixed_precision_dtype: "bfloat16" or "float16", the latter with a loss scale where it is trained.
         path: where it was read from, for messages; None: it is an object.
 
     Returns:
@@ -59,7 +61,8 @@ def prepare_model(
         ValueError: an unknown dtype, a GPU without bfloat16 that should use it, or weights that are NaN or infinite.
     """
     wanted = model.dtype if dtype is None else dtype_named(dtype)
-    mixed = is_mixed(mixed_precision, wanted, device)
+    products = dtype_named(mixed_precision_dtype)
+    mixed = is_mixed(mixed_precision, wanted, device, products)
     if dtype is not None:
         _cast(model, wanted)
     for name, parameter in model.named_parameters():
@@ -81,7 +84,7 @@ def prepare_model(
         enable({"use_reentrant": False})
         model.train()  # transformers checkpoints in training mode only; no dropout is left for that mode to switch on
     model.to(device)
-    return Compute(torch.bfloat16 if mixed else None, flex=use_fused_kernels)
+    return Compute(products if mixed else None, flex=use_fused_kernels)
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:

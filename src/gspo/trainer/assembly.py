@@ -25,9 +25,11 @@ from gspo.trainer.critics import Critic, NoCritic, Phase, Schedule, Stats, nothi
 from gspo.trainer.gad.discriminator import Discriminator
 from gspo.trainer.gad.schedule import NoStages, Stages
 from gspo.trainer.loop import train_step
+from gspo.trainer.old_log_probs import Limits, OldLogProbs
 from gspo.trainer.opening import Frame, Given, Ground
 from gspo.trainer.policy_update import PolicyUpdate
-from gspo.trainer.preparation import HeldReference, NoReference, OldLogProbs, Preparation, Reference
+from gspo.trainer.preparation import HeldReference, NoReference, Preparation, Reference
+from gspo.trainer.ratio_noise import RatioNoise
 from gspo.trainer.run import JsonState, RandomState, TrainRun
 from gspo.trainer.supervised import Imitation
 from gspo.trainer.trained import Actor, TrainedScorer
@@ -237,20 +239,26 @@ class Assembly:
             world=self._world,
         )
 
-    def _preparation(self) -> Preparation:
-        algorithm, needs_pass = self._config.algorithm, self._kind.shares
-        correction = algorithm.rollout_correction
-        old_log_probs = OldLogProbs(
+    @cached_property
+    def _old_log_probs(self) -> OldLogProbs:
+        correction, actor = self._config.algorithm.rollout_correction, self._actor_section
+        return OldLogProbs(
             self._models.policy,
             self._rollout.temperature,
             Cut(self._rollout.log_prob_max_token_len_per_gpu),
-            False if correction.active or needs_pass else correction.bypass_mode,
+            self._cut,
+            False if correction.active or self._kind.shares else correction.bypass_mode,
+            Limits.of(self._config.loss_facts, actor.clip_ratio_low, actor.clip_ratio_high),
             self._frame.console.notice,
             self._world,
         )
+
+    def _preparation(self) -> Preparation:
+        algorithm, needs_pass = self._config.algorithm, self._kind.shares
+        correction = algorithm.rollout_correction
         return Preparation(
             algorithm,
-            old_log_probs=old_log_probs,
+            old_log_probs=self._old_log_probs,
             always_old=algorithm.use_kl_in_reward or correction.active or needs_pass,
             updates=self._cut,
             reference=self.reference,
@@ -258,6 +266,21 @@ class Assembly:
             kl_controller=self._kl_controller,
             clock=self._clock,
             world=self._world,
+        )
+
+    def _ratio_noise(self) -> RatioNoise | None:
+        actor, loss = self._actor_section, self._config.loss_facts
+        if loss.clip is None:
+            return None
+        return RatioNoise(
+            self._models.policy,
+            self._rollout.temperature,
+            self._cut,
+            loss,
+            (actor.clip_ratio_low, actor.clip_ratio_high),
+            self._stages.num_before_adversarial + 1,
+            self._frame.console.notice,
+            self._world,
         )
 
     def _schedule(self) -> Schedule:
@@ -272,6 +295,7 @@ class Assembly:
             self._clock,
             self._world,
             self._value_head,
+            self._ratio_noise(),
         )
         plain = Phase(collector.collect, self._preparation().prepare, update.update)
         last = plain
@@ -303,6 +327,7 @@ class Assembly:
             "sampler": JsonState("sampler", self._ground.sampler),
             "kl_controller": JsonState("kl_controller", self._kl_controller),
             "reference": self.reference,
+            "old_log_probs": self._old_log_probs,
             "stages": self._stages if self._kind.distils else NoStages(),
         }
         if self._scorer is not None:

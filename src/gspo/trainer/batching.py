@@ -20,7 +20,7 @@ from gspo.groups import Group, GroupBatch, Prompt, Response
 from gspo.models import micro_batches
 from gspo.world import World, count
 
-__all__ = ["Counts", "Cut", "counted", "mini_batches", "numbered", "over_passes", "passes"]
+__all__ = ["Counts", "Cut", "counted", "mini_batches", "mini_batches_of", "numbered", "over_passes", "passes"]
 
 Reading = TypeVar("Reading")
 
@@ -100,14 +100,19 @@ def mini_batches(batch: GroupBatch, cut: Cut, world: World, step: int) -> Iterat
         world: the ranks.
         step: number of the step, of which a shuffled order is drawn.
     """
+    for epoch in range(cut.epochs):
+        yield from mini_batches_of(epoch, batch, cut, world, step)
+
+
+def mini_batches_of(epoch: int, batch: GroupBatch, cut: Cut, world: World, step: int) -> Iterator[GroupBatch]:
+    """`mini_batches` of one epoch, counted from 0."""
     places = [group.place for group in batch.groups]
     own = {number: index for index, number in enumerate(numbered(places, world))}
     total = count(world, len(places))
     size = cut.size or max(1, total)
-    for epoch in range(cut.epochs):
-        order = cut.order(total, step, epoch).tolist()
-        for start in range(0, total, size):
-            yield batch.select([own[number] for number in order[start : start + size] if number in own])
+    order = cut.order(total, step, epoch).tolist()
+    for start in range(0, total, size):
+        yield batch.select([own[number] for number in order[start : start + size] if number in own])
 
 
 def numbered(places: Sequence[int], world: World) -> list[int]:
@@ -131,9 +136,21 @@ def over_passes(batch: GroupBatch, cut: Cut, world: World, read: Callable[[Group
     return [reading for reading, weightless in readings if not weightless]
 
 
-def passes(batch: GroupBatch, cut: Cut, world: World) -> list[GroupBatch]:
-    """The parts of a batch that pass through a model one after the other; as many on every rank."""
+def passes(
+    batch: GroupBatch, cut: Cut, world: World, counts: Callable[[GroupBatch], bool] | None = None
+) -> list[GroupBatch]:
+    """The parts of a batch that pass through a model one after the other; as many on every rank.
+
+    Args:
+        batch: this rank's groups.
+        cut: how they are cut.
+        world: the ranks.
+        counts: which parts are made; None: all. Where no rank has such a part, each makes its first.
+    """
     parts = list(micro_batches(batch, cut.max_tokens, cut.max_responses, with_teacher=cut.with_teacher))
+    if counts is not None:
+        chosen = [part for part in parts if counts(part)]
+        parts = chosen if world.any(bool(chosen)) else parts[:1]
     missing = world.most(len(parts)) - len(parts)
     return [*parts, *[_without_weight(batch)] * missing]
 

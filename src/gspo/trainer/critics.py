@@ -65,12 +65,12 @@ class Phase:
 
     Attributes:
         collect: step -> the groups to train on, and the figures of what was sampled.
-        prepare: takes the batch to advantages; `nothing` where no advantage is used.
+        prepare: (batch, step): takes the batch to advantages; `nothing` where no advantage is used.
         update_policy: (batch, step, whether the entropy is still to be measured) -> figures.
     """
 
     collect: Callable[[int], tuple[list[Group], Stats]]
-    prepare: Callable[[GroupBatch], Stats]
+    prepare: Callable[[GroupBatch, int], Stats]
     update_policy: Callable[[GroupBatch, int, bool], Stats]
 
 
@@ -96,9 +96,9 @@ class Schedule:
         return self.last
 
 
-def nothing(batch: GroupBatch) -> Stats:
+def nothing(batch: GroupBatch, step: int) -> Stats:
     """The preparation of a phase that uses no advantages."""
-    del batch
+    del batch, step
     return {}
 
 

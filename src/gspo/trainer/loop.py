@@ -22,7 +22,7 @@ def train_step(run: TrainRun, step: int) -> Taken:
     groups, sampled = phase.collect(step)
     trained = with_rewards(groups, run.compares_groups, run.world)
     batch = GroupBatch.from_groups(trained, run.actor.policy.device)
-    stats = phase.prepare(batch)
+    stats = phase.prepare(batch, step)
     stats |= run.critic.update(batch, groups, step)
     stats |= phase.update_policy(batch, step, "actor/entropy" not in stats)
     stats = {**merge_stats([stats, batch_metrics(batch)]), **sampled}

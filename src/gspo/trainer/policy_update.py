@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gspo.algorithms import agg_loss, get_policy_loss_fn, kl_penalty
@@ -15,8 +16,10 @@ from gspo.config.schema import ActorConfig
 from gspo.groups import GroupBatch
 from gspo.methods import PolicyLoss, loss_named
 from gspo.observe import PhaseClock
-from gspo.trainer.batching import Counts, Cut, counted, mini_batches, passes
+from gspo.trainer.batching import Counts, Cut, counted, mini_batches_of, passes
 from gspo.trainer.critics import Stats
+from gspo.trainer.old_log_probs import old_name
+from gspo.trainer.ratio_noise import RatioNoise
 from gspo.trainer.trained import Actor
 from gspo.trainer.value_critic import SharedValueHead
 from gspo.world import World
@@ -49,6 +52,7 @@ class _Pass:
 
     Attributes:
         part: its responses.
+        old: the name of its old log-probabilities, where it has some.
         log_prob, entropy: of its tokens, with gradient. (responses, width)
         values: of a value head on the policy's backbone, where there is one. (responses, width)
         counts: of the optimizer batch: the tokens that the loss counts.
@@ -57,6 +61,7 @@ class _Pass:
     """
 
     part: GroupBatch
+    old: str
     log_prob: Tensor
     entropy: Tensor
     values: Tensor | None
@@ -90,6 +95,7 @@ class PolicyUpdate:
         clock: times it as `update_actor`.
         world: the ranks.
         value_head: a value head on the policy's backbone, which learns in the same pass.
+        noise: measures what rounding does to the ratio, in the first step.
     """
 
     def __init__(
@@ -101,7 +107,9 @@ class PolicyUpdate:
         clock: PhaseClock,
         world: World,
         value_head: SharedValueHead | None = None,
+        noise: RatioNoise | None = None,
     ) -> None:
+        self._noise = noise
         self._actor, self._section, self._temperature = actor, section, temperature
         self._cut, self._clock, self._world = cut, clock, world
         self._loss = get_policy_loss_fn(section.policy_loss.loss_mode)
@@ -120,12 +128,14 @@ class PolicyUpdate:
         """
         with self._clock("update_actor"):
             stats: list[Stats] = [{"actor/lr": Mean(self._actor.lr)}]
+            if self._noise is not None:
+                stats.append(self._noise.at(batch, step))
             unmoved = True
-            for mini_batch in mini_batches(batch, self._cut, self._world, step):
+            for old, mini_batch in self._mini_batches(batch, step):
                 counts = counted(loss_mask(mini_batch), self._world)
                 if not bool(counts.num_tokens):
                     continue
-                for part, log_prob, figures in self._accumulate(mini_batch, counts, with_entropy):
+                for part, log_prob, figures in self._accumulate(mini_batch, counts, with_entropy, old):
                     stats.append(figures)
                     if unmoved:
                         stats.append(rollout_drift(part, log_prob))
@@ -134,19 +144,37 @@ class PolicyUpdate:
             self._actor.advance()
         return merge_stats(stats)
 
+    def _mini_batches(self, batch: GroupBatch, step: int) -> Iterator[tuple[str, GroupBatch]]:
+        """Each optimizer batch of the step, with the name of its old log-probabilities."""
+        for epoch in range(self._cut.epochs):
+            name = old_name(epoch, self._cut)
+            old = name if name in batch.tensors else "old_log_probs"
+            for mini_batch in mini_batches_of(epoch, batch, self._cut, self._world, step):
+                yield old, mini_batch
+
+    def _parts(self, mini_batch: GroupBatch) -> list[GroupBatch]:
+        """The passes over an optimizer batch, without responses that teach nothing where that leaves a pass out.
+
+        In 16 bits the passes are cut before any is left out, as those of the old log-probabilities are.
+        """
+        if not self._skips:
+            return passes(mini_batch, self._cut, self._world)
+        if self._actor.policy.is_narrow:
+            return passes(mini_batch, self._cut, self._world, lambda part: bool(_moves(part).any()))
+        return passes(_that_teach(mini_batch, self._world), self._cut, self._world)
+
     def _accumulate(
-        self, mini_batch: GroupBatch, counts: Counts, with_entropy: bool
+        self, mini_batch: GroupBatch, counts: Counts, with_entropy: bool, old: str
     ) -> Iterator[tuple[GroupBatch, Tensor, Stats]]:
         """Gradients of one optimizer batch, pass by pass: each, its log-probabilities and its figures."""
-        teaching = _that_teach(mini_batch, self._world) if self._skips else mini_batch
-        parts = passes(teaching, self._cut, self._world)
+        parts = self._parts(mini_batch)
         written = counted(mini_batch["response_mask"], self._world)
-        unclipped = _unclipped(mini_batch, teaching) if self._facts.zero_advantage_never_clips else {}
+        unclipped = _unclipped(mini_batch, parts) if self._skips and self._facts.zero_advantage_never_clips else {}
         for part in parts:
             log_prob, entropy, values = self._actor.policy.log_probs_and_values(
                 part, self._temperature, with_entropy=with_entropy or self._section.entropy_coeff != 0
             )
-            own = _Pass(part, log_prob, entropy, values, counts, written, len(parts))
+            own = _Pass(part, old, log_prob, entropy, values, counts, written, len(parts))
             loss, stats = self._terms[0](own)
             stats = merge_stats([stats, {name: stat for name, stat in unclipped.items() if name in stats}])
             stats["actor/pg_loss"], unclipped = own.share(loss), {}
@@ -155,12 +183,12 @@ class PolicyUpdate:
             for term in self._terms[1:]:
                 further, figures = term(own)
                 loss, stats = loss + further, stats | figures
-            loss.backward()
+            self._actor.backward(loss)
             yield part, log_prob.detach(), stats
 
     def _policy_term(self, own: _Pass) -> tuple[Tensor, Stats]:
         part = own.part
-        old = part["old_log_probs"] if "old_log_probs" in part.tensors else own.log_prob.detach()
+        old = part[own.old] if own.old in part.tensors else own.log_prob.detach()
         loss, stats = self._loss(
             old_log_prob=old,
             log_prob=own.log_prob,
@@ -218,27 +246,31 @@ def rollout_drift(batch: GroupBatch, log_prob: Tensor) -> Stats:
     }
 
 
+def _moves(batch: GroupBatch) -> Tensor:
+    """Which responses the policy learns from. (responses,)"""
+    return (batch["advantages"] * loss_mask(batch) != 0).any(-1)
+
+
 def _that_teach(mini_batch: GroupBatch, world: World) -> GroupBatch:
     """The groups to run, the batch itself if that is all: not those of zero advantages, which nothing else reads.
 
     Their gradient is zero, and the normalisers of the loss are those of the whole batch.
     """
-    moves = (mini_batch["advantages"] * loss_mask(mini_batch) != 0).any(-1)
-    teaching = np.unique(mini_batch.group_index[moves.cpu().numpy()]).tolist()
+    teaching = np.unique(mini_batch.group_index[_moves(mini_batch).cpu().numpy()]).tolist()
     if not world.any(bool(teaching)):
         # An optimizer step without a gradient is one still (moments fade, weights decay), and one group gives figures.
         teaching = list(range(len(mini_batch.groups)))[:1]
     return mini_batch if len(teaching) == len(mini_batch.groups) else mini_batch.select(teaching)
 
 
-def _unclipped(mini_batch: GroupBatch, teaching: GroupBatch) -> Stats:
-    """What the groups that are not run add to clip fractions: tokens and responses of which none is clipped."""
-    if teaching is mini_batch:
+def _unclipped(mini_batch: GroupBatch, parts: Sequence[GroupBatch]) -> Stats:
+    """What the responses that are not run add to clip fractions: tokens and responses of which none is clipped."""
+    whole = loss_mask(mini_batch)
+    run = torch.cat([whole[:0], *(loss_mask(part) for part in parts if not part.weightless)])
+    if len(whole) == len(run):
         return {}
-    masks = loss_mask(mini_batch), loss_mask(teaching)
     tokens, responses = (
-        Mean(0.0, sums(masks[0]) - sums(masks[1]))
-        for sums in (lambda mask: mask.sum(), lambda mask: (mask.sum(-1) > 0).sum())
+        Mean(0.0, sums(whole) - sums(run)) for sums in (lambda mask: mask.sum(), lambda mask: (mask.sum(-1) > 0).sum())
     )
     of_tokens = ("actor/pg_clipfrac", "actor/pg_clipfrac_lower", "actor/token_clipfrac")
     return {**dict.fromkeys(of_tokens, tokens), "actor/seq_clipfrac": responses}

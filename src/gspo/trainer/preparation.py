@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gspo.algorithms import compute_rollout_correction_and_rejection_mask
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
-from gspo.algorithms.stats import Mean, merge_stats
+from gspo.algorithms.stats import merge_stats
 from gspo.checkpoint import Checkpoint, Part, Stateful
 from gspo.config.schema import AlgorithmConfig, RolloutCorrectionConfig
 from gspo.groups import GroupBatch
@@ -19,96 +19,16 @@ from gspo.observe import PhaseClock
 from gspo.trainer.advantages import add_advantages, add_rewards
 from gspo.trainer.batching import Cut, over_passes
 from gspo.trainer.critics import Critic, Stats
+from gspo.trainer.old_log_probs import OldLogProbs
 from gspo.world import World, count
 
 __all__ = [
     "HeldReference",
     "NoReference",
-    "OldLogProbs",
     "Preparation",
     "Reference",
-    "add_log_probs",
     "correct_rollout",
 ]
-
-# Another order of the same float32 sums differs by about 1e-5 nats; other weights, or a sampler that computes the
-# model in another way, by far more.
-_TOLERANCE = 1e-3
-
-
-@torch.no_grad()
-def add_log_probs(batch: GroupBatch, policy: Policy, temperature: float, cut: Cut, world: World) -> Stats:
-    """`old_log_probs`: each token's log-probability under the policy before it is updated.
-
-    With a value head on the policy's backbone also `values`, from the same pass.
-    """
-    read = over_passes(
-        batch, cut, world, lambda part: policy.log_probs_and_values(part, temperature, with_entropy=True)
-    )
-    mask = batch["response_mask"]
-    batch["old_log_probs"] = torch.cat([mask[:0], *(log_prob for log_prob, _, _ in read)]).float()
-    if policy.has_values:
-        batch["values"] = torch.cat([mask[:0], *(value for _, _, value in read if value is not None)])
-    return {"actor/entropy": Mean.masked(torch.cat([mask[:0], *(entropy for _, entropy, _ in read)]), mask)}
-
-
-class OldLogProbs:
-    """Where a step's old log-probabilities come from: the samples themselves, or a pass of their own.
-
-    Args:
-        policy: the policy, before it is updated.
-        temperature: at which log-probabilities are taken.
-        cut: of such a pass.
-        bypass: `algorithm.rollout_correction.bypass_mode`: whether the samples' serve; None: where a first batch shows
-            that they are the policy's.
-        say: prints a notice.
-        world: the ranks.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        temperature: float,
-        cut: Cut,
-        bypass: bool | None,
-        say: Callable[[str], None],
-        world: World,
-    ) -> None:
-        self._policy, self._temperature, self._cut = policy, temperature, cut
-        self._say, self._world = say, world
-        # Products in 16 bits are rounded in other places in sampling than in training: there samples never serve
-        # undecided, since a comparison so close could end otherwise in a process that resumes.
-        undecided = bypass is None and policy.product_dtype.itemsize >= torch.float32.itemsize
-        self._samples_serve = None if undecided else bool(bypass)
-
-    def add(self, batch: GroupBatch) -> Stats:
-        """`old_log_probs`, and the figures of the pass where one was made.
-
-        Undecided, a process compares its first batch: where the log-probabilities that came with the samples are those
-        of the policy, they serve, in that batch and from then on, and the pass over every batch is saved.
-        """
-        if not self._samples_serve:
-            stats = add_log_probs(batch, self._policy, self._temperature, self._cut, self._world)
-            if self._samples_serve is None:
-                self._samples_serve = self._compare(batch)
-            if not self._samples_serve:
-                return stats
-        batch["old_log_probs"] = batch["rollout_log_probs"]
-        return {}  # whatever step it was: a resumed run logs what an uninterrupted one does
-
-    def _compare(self, batch: GroupBatch) -> bool:
-        """Whether the samples' are the policy's, on every rank."""
-        drift = (batch["old_log_probs"] - batch["rollout_log_probs"]).abs() * batch["response_mask"]
-        furthest = float(drift.max()) if len(batch) else 0.0
-        if not self._world.any(not furthest <= _TOLERANCE):
-            return True
-        how_far = f"by up to {furthest:.1g} nats" if furthest > _TOLERANCE else "on another rank"
-        self._say(
-            f"log-probabilities of the samples differ from the policy's {how_far}, so that the old "
-            "ones are computed again in every step (algorithm.rollout_correction.bypass_mode=true takes the samples' "
-            "all the same)"
-        )
-        return False
 
 
 class Reference(Stateful, Protocol):
@@ -254,12 +174,12 @@ class Preparation:
         self._old_log_probs, self._reference, self._critic = old_log_probs, reference, critic
         self._kl_controller, self._clock, self._world = kl_controller, clock, world
 
-    def prepare(self, batch: GroupBatch) -> Stats:
-        """Takes a batch of scored responses to advantages; the figures of the passes that it made."""
+    def prepare(self, batch: GroupBatch, step: int) -> Stats:
+        """Takes a step's batch of scored responses to advantages; the figures of the passes that it made."""
         stats: list[Stats] = []
         if self._always_old or self._updates.updates(count(self._world, len(batch.groups))) > 1:
             with self._clock("old_log_prob"):
-                stats.append(self._old_log_probs.add(batch))
+                stats.append(self._old_log_probs.add(batch, step))
         self._reference.add(batch)
         stats.append(self._critic.prepare(batch))
         with self._clock("adv"):

@@ -58,7 +58,7 @@ class _Supervised:
         num_tokens = batch.num_tokens
         stats: list[Stats] = [{"actor/lr": Mean(self._actor.lr), "train/num_tokens": Mean(num_tokens)}]
         for part, share, mean in cross_entropy(batch, self._actor.policy, self._cut, self._world):
-            share.backward()
+            self._actor.backward(share)
             cut = sum(r.finish_reason == "length" for group in part.groups for r in group.responses)
             stats.append({"train/loss": mean, "train/answers_cut": Mean(float(cut), float(len(part)))})
         stats.append(self._actor.step())

@@ -91,7 +91,7 @@ class Imitation:
             with self._actor.constant_rate(self._lr):
                 for mini_batch in mini_batches(answers, self._cut, self._world, step):
                     for _, share, mean in cross_entropy(mini_batch, policy, self._cut, self._world):
-                        share.backward()
+                        self._actor.backward(share)
                         stats.append({"train/loss": mean})
                     stats.append(self._actor.step())
         return merge_stats(stats)

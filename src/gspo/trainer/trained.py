@@ -18,6 +18,7 @@ from gspo.algorithms.stats import Mean, Stat
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, load_optimizer, optimizer_to_tensors
 from gspo.config.schema import OptimConfig
 from gspo.models import VALUE_HEAD, Policy, Scorer
+from gspo.trainer.loss_scale import LossScale
 from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
@@ -33,9 +34,11 @@ class Trained:
         name: "actor" or "critic": the prefix of its metrics, and its entries in a checkpoint (NAME, NAME_optim).
         model_key: the configuration's key of its model, for messages.
         world: the ranks that train it.
+        products: the type of its matrix products, where it is not that of the weights; float16 needs a loss scale.
 
     Attributes:
         peak_lr: the learning rate that the schedule scales.
+        loss_scale: the factor of its losses, where there is one.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Trained:
         name: str,
         model_key: str,
         world: World | None = None,
+        products: torch.dtype | None = None,
     ) -> None:
         self.module = module
         self._world = world or Alone()
@@ -57,20 +61,33 @@ class Trained:
         self._clip_grad = optim.clip_grad
         self._model_key = model_key
         self._lr_key = optim.key("lr")
+        self.loss_scale = LossScale() if products == torch.float16 else None
 
     @property
     def lr(self) -> float:
         """The current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss to those gathered so far."""
+        (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
+
     def step(self) -> dict[str, Stat]:
         """One optimizer step on the gradients gathered so far.
 
         A gradient that is not finite, on whatever rank, is dropped on all of them and counted.
+
+        Raises:
+            ValueError: a loss scale finds no finite gradient.
         """
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(self.module.parameters())
         norm = clip_and_step(self.module, self.optimizer, self._clip_grad, self._world)
         skipped = not math.isfinite(norm)
         stats: dict[str, Stat] = {f"{self.name}/skipped_steps": Mean(float(skipped))}
+        if self.loss_scale is not None:
+            stats[f"{self.name}/loss_scale"] = Mean(self.loss_scale.value)
+            self.loss_scale.update(skipped)
         return stats if skipped else stats | {f"{self.name}/grad_norm": Mean(norm)}
 
     def advance(self) -> None:
@@ -121,7 +138,8 @@ class Trained:
         """What of optimizer and schedule is no tensor, for a checkpoint."""
         del step  # the schedule counts for itself
         _, optimizer = optimizer_to_tensors(self.optimizer, self.module.named_parameters())
-        return {self.name: {"optimizer": optimizer, "schedule_step": self.schedule.last_epoch}}
+        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}
+        return {self.name: {"optimizer": optimizer, "schedule_step": self.schedule.last_epoch, **scale}}
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Checks that a checkpoint holds this model, before anything of the run is changed.
@@ -149,6 +167,8 @@ class Trained:
         moments, state = checkpoint.tensors[f"{self.name}_optim"], checkpoint.state[self.name]
         load_optimizer(self.optimizer, self.module.named_parameters(), moments, state["optimizer"])
         self._set_rates(state["schedule_step"])
+        if self.loss_scale is not None and "loss_scale" in state:
+            self.loss_scale.load_state_dict(state["loss_scale"])
 
     def _set_rates(self, step: int) -> None:
         """Learning rates of this step of the schedule: those of the run as it is configured now."""
@@ -163,7 +183,8 @@ class TrainedScorer(Trained):
     """A value critic's or a discriminator's model that is trained: "critic" in metrics and checkpoints."""
 
     def __init__(self, scorer: Scorer, optim: OptimConfig, total_steps: int, world: World | None = None) -> None:
-        super().__init__(scorer.model, optim, total_steps, name="critic", model_key="critic.model.path", world=world)
+        products, key = scorer.backbone.compute.products, "critic.model.path"
+        super().__init__(scorer.model, optim, total_steps, name="critic", model_key=key, world=world, products=products)
         self.scorer = scorer
 
 
@@ -184,7 +205,8 @@ class Actor(Trained):
         if policy.heads:
             module = nn.ModuleDict({"model": policy.model, **policy.heads})
         key = "actor_rollout_ref.model.path"
-        super().__init__(module, optim, total_steps, name="actor", model_key=key, world=world)
+        products = policy.backbone.compute.products
+        super().__init__(module, optim, total_steps, name="actor", model_key=key, world=world, products=products)
         self.policy = policy
 
     def check(self, checkpoint: Checkpoint) -> None:

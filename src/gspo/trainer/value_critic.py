@@ -83,7 +83,7 @@ class ValueLoss:
         parts = passes(mini_batch, cut, world)
         for part in parts:
             loss, figures = self.share(values(part), part, counts, len(parts))
-            (weight * loss).backward()
+            trained.backward(weight * loss)
             stats.append(figures)
         return [*stats, trained.step()]
 

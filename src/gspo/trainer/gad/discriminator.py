@@ -150,7 +150,7 @@ class Discriminator(NoCritic):
             if num_pairs == 0:
                 continue
             for loss, figures in self._losses(mini_batch, num_pairs):
-                loss.backward()
+                self.model.backward(loss)
                 stats.append(figures)
             stats.append(self.model.step())
         self.model.advance()
