@@ -22,6 +22,9 @@ from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
 
+# What safetensors calls the types that weights have.
+_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+
 
 class Trained:
     """A module with an optimizer and a learning-rate schedule.
@@ -135,19 +138,33 @@ class Trained:
                 "began with, or start again with trainer.resume_mode=disable"
             )
         for entry, module in self._entries().items():
-            mine = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-            if difference := _difference(mine, checkpoint.shapes(entry)):
+            mine, heads = module.state_dict(), checkpoint.heads(entry)
+            shapes = {name: tuple(tensor.shape) for name, tensor in mine.items()}
+            if difference := _difference(shapes, {name: head.shape for name, head in heads.items()}):
                 raise CheckpointError(
                     f"the weights in {checkpoint.path} are of another model than {self._model_key}: "
                     f"resume with the model the run began with ({difference})"
                 )
+            for name, tensor in mine.items():
+                if heads[name].dtype != _TYPES.get(tensor.dtype, heads[name].dtype):
+                    there = next(
+                        (kind for kind, head in _TYPES.items() if head == heads[name].dtype), heads[name].dtype
+                    )
+                    was, now = (str(kind).removeprefix("torch.") for kind in (there, tensor.dtype))
+                    raise CheckpointError(
+                        f"the weights in {checkpoint.path} are {was}, and this run's are {now}: resume with "
+                        f"actor_rollout_ref.model.dtype={was}"
+                    )
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Goes back to where a checkpoint was taken, one that `check` has passed."""
         for entry, module in self._entries().items():
             module.load_state_dict(checkpoint.tensors[entry])
         moments, state = checkpoint.tensors[f"{self.name}_optim"], checkpoint.state[self.name]
+        configured = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         load_optimizer(self.optimizer, self.module.named_parameters(), moments, state["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(options)  # betas, weight decay and eps are those of the run as it is configured now
         self._set_rates(state["schedule_step"])
 
     def _set_rates(self, step: int) -> None:
