@@ -78,6 +78,25 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in data.max_response_length=1024"
     )
     evaluate.set_defaults(run=_eval)
+    export = commands.add_parser("export", help="make a Hugging Face model folder of a checkpoint")
+    export.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="a run's newest checkpoint, or one of them")
+    export.add_argument("--step", type=int, default=None, metavar="N", help="the checkpoint of a run after step N")
+    export.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="default RUN/huggingface for the newest checkpoint, RUN/huggingface-step-N for another",
+    )
+    export.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="actor_rollout_ref.model.path=FOLDER where the model that the run began with has moved",
+    )
+    export.set_defaults(run=_export)
     report = commands.add_parser("report", help="write report.html of a run folder")
     report.add_argument("folder", type=Path)
     report.set_defaults(run=_report)
@@ -159,6 +178,18 @@ def _compare(args: argparse.Namespace) -> int:
     from gspo.commands.compare import compare_command
 
     return compare_command(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from gspo.config import load_config
+    from gspo.trainer.exporting import export_checkpoint
+
+    config = load_config(None, None, args.set, external=False)
+    if wrong := [key for key in sorted(config.user_set) if not key.startswith("actor_rollout_ref.model.")]:
+        raise ValueError(f"--set {wrong[0]} has no effect on an export: keys of actor_rollout_ref.model have")
+    say = lambda line: print(f"gspo: note: {line}", file=sys.stderr)  # noqa: E731 - one line
+    print(export_checkpoint(args.source, config, step=args.step, out=args.out, say=say))
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:
