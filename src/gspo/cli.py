@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gspo import __version__
+from gspo.signals import Stopped, handled, leave_at_once, let_go_of_terminal
 
 __all__ = ["main"]
 
@@ -16,14 +18,30 @@ _OVERRIDES = "key=value overrides, as in actor_rollout_ref.actor.policy_loss=gsp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C."""
+    """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+    asked: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        """Unwinds, so that what was opened is closed; a second signal does not wait for that."""
+        if asked:
+            leave_at_once(number)
+        asked.append(number)
+        if number == signal.SIGHUP:
+            let_go_of_terminal()
+        raise Stopped(number)
+
+    try:
+        with handled(stop):
+            return _run(arguments)
+    except KeyboardInterrupt as error:
+        print(f"gspo: stopped {getattr(error, 'said', '')}".rstrip(), file=sys.stderr)
+        return 128 + int(getattr(error, "number", signal.SIGINT))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = _parse(arguments)
     try:
         return int(args.run(args) or 0)
-    except KeyboardInterrupt:
-        goes_on = args.command in ("train", "sft", "compare")
-        print("gspo: stopped" + "; the same command goes on from the newest checkpoint" * goes_on, file=sys.stderr)
-        return 130
     except (ValueError, OSError) as error:
         if args.debug:
             raise

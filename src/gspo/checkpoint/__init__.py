@@ -2,7 +2,7 @@
 
 from gspo.checkpoint.export import export_hf
 from gspo.checkpoint.files import CheckpointError, replace_text, writing
-from gspo.checkpoint.loading import Checkpoint, Latest, find_latest, load_checkpoint
+from gspo.checkpoint.loading import Checkpoint, Latest, find_latest, load_checkpoint, newest_step
 from gspo.checkpoint.optimizer import load_optimizer, optimizer_to_tensors
 from gspo.checkpoint.parts import Part, Stateful
 from gspo.checkpoint.rng import rng_state, set_rng_state
@@ -19,6 +19,7 @@ __all__ = [
     "find_latest",
     "load_checkpoint",
     "load_optimizer",
+    "newest_step",
     "optimizer_to_tensors",
     "replace_text",
     "rng_state",

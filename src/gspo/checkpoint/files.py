@@ -82,8 +82,8 @@ def writing(path: Path) -> Iterator[None]:
         there = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(there).free / 2**20
         raise CheckpointError(
-            f"{path} could not be written: the disk is full ({free:.0f} MiB are free). Make room; the same command then "
-            "goes on"
+            f"{path} could not be written: the disk is full ({free:.0f} MiB are free). Make room; the same command "
+            "then goes on"
         ) from error
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from gspo.checkpoint.files import CheckpointError, DamagedError, Head, check_tensors, read_heads, read_tensors
 from gspo.checkpoint.manifest import MANIFEST, check_files, read_manifest
 
-__all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint"]
+__all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint", "newest_step"]
 
 FORMAT_VERSION = 2
 ROOT = "checkpoints"
@@ -162,6 +162,13 @@ def checkpoint_folders(root: Path) -> list[tuple[int, Path]]:
     matches = ((_FOLDER_NAME.fullmatch(folder.name), folder) for folder in root.iterdir() if folder.is_dir())
     found = [(int(match[1]), match[2] is not None, folder) for match, folder in matches if match]
     return [(step, folder) for step, _, folder in sorted(found, key=lambda item: (-item[0], item[1]))]
+
+
+def newest_step(run_dir: Path | str) -> int | None:
+    """The step of the checkpoint that was written last, as the pointer says; None where there is none."""
+    pointer = Path(run_dir) / ROOT / POINTER
+    text = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+    return int(text) if text.isdecimal() else None
 
 
 def find_latest(run_dir: Path | str) -> Latest:

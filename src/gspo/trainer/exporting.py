@@ -57,9 +57,7 @@ def export_checkpoint(
         tokenizer = load_actor_tokenizer(model)
         policy = load_policy(model, tokenizer, "cpu", 0, train=False)
     except ValueError as error:
-        raise ValueError(
-            f"{checkpoint.path}: {error}. It is of a run that began with {model.path}: {_REMEDY}"
-        ) from error
+        raise ValueError(f"{checkpoint.path}: {error}. Its run began with {model.path}: {_REMEDY}") from error
     load_weights(policy, checkpoint, model)
     export_hf(policy.model, tokenizer, folder)
     return folder

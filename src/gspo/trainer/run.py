@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,6 +108,8 @@ class Run:
         say_once: prints a notice (text, subject), the first time that it is about this subject.
         only_validates: whether it ends after the first validation.
         step: the last finished step; 0 at the start.
+        stop_asked: whether the run is to end after this step.
+        saved_at: when a checkpoint was written last, or the run began; of `time.monotonic`.
         total_steps: the step after which the run is done.
     """
 
@@ -131,6 +134,8 @@ class Run:
     only_validates: bool = False
     callbacks: Sequence[Callback] = ()
     step: int = 0
+    stop_asked: bool = False
+    saved_at: float = field(default_factory=time.monotonic)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Goes on from a checkpoint where there is one, and writes the settings down where steps are left to train.
@@ -146,8 +151,16 @@ class Run:
             for line in write_config(self.folder, self.config, self.step):
                 self.console.notice(line)
 
-    def save(self) -> Path:
-        """Writes a checkpoint of the current step, and returns its folder."""
+    def save(self, *, rolling: bool = False) -> Path:
+        """Writes a checkpoint of the current step, and returns its folder.
+
+        Args:
+            rolling: whether it makes room for later ones; see `save_checkpoint`.
+
+        Raises:
+            CheckpointError: the disk does not take it.
+        """
+        self.saved_at = time.monotonic()
         tensors: dict[str, Mapping[str, Tensor]] = {}
         state: dict[str, Any] = {"kind": self.kind}
         for part in self.parts.values():
@@ -155,8 +168,16 @@ class Run:
             state |= part.state(self.step)
         keep = self.config.trainer.max_actor_ckpt_to_keep
         if is_main(self.world):
-            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep)
+            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
         return self.folder / "checkpoints" / f"global_step_{self.step}"
+
+    def is_due(self) -> bool:
+        """Whether `trainer.save_interval_minutes` asks for a checkpoint, by the main rank's clock."""
+        trainer = self.config.trainer
+        if trainer.save_freq > 0 or trainer.save_interval_minutes is None:
+            return False
+        waited = time.monotonic() - self.saved_at
+        return self.world.any(is_main(self.world) and waited >= 60 * trainer.save_interval_minutes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint: every part is checked before any is changed.

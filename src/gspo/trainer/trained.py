@@ -22,8 +22,8 @@ from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
 
-# What safetensors calls the types that weights have.
-_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+# The types that weights may have, by safetensors' names.
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
 class Trained:
@@ -146,11 +146,8 @@ class Trained:
                     f"resume with the model the run began with ({difference})"
                 )
             for name, tensor in mine.items():
-                if heads[name].dtype != _TYPES.get(tensor.dtype, heads[name].dtype):
-                    there = next(
-                        (kind for kind, head in _TYPES.items() if head == heads[name].dtype), heads[name].dtype
-                    )
-                    was, now = (str(kind).removeprefix("torch.") for kind in (there, tensor.dtype))
+                was, now = _TYPES.get(heads[name].dtype), str(tensor.dtype).removeprefix("torch.")
+                if was is not None and now in _TYPES.values() and was != now:
                     raise CheckpointError(
                         f"the weights in {checkpoint.path} are {was}, and this run's are {now}: resume with "
                         f"actor_rollout_ref.model.dtype={was}"
