@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +23,7 @@ __all__ = [
     "Head",
     "check_json",
     "check_tensors",
+    "digest",
     "read_heads",
     "read_tensors",
     "replace_text",
@@ -151,6 +154,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
     return tensors | {name: tensors[original] for name, original in aliases.items()}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of named tensors: their names, types, shapes and bits, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 class Head(NamedTuple):

@@ -301,6 +301,7 @@ class Assembly:
         parts: dict[str, Stateful] = {
             "actor": self.actor,
             "sampler": JsonState("sampler", self._ground.sampler),
+            "origin": self._ground.origin,
             "kl_controller": JsonState("kl_controller", self._kl_controller),
             "reference": self.reference,
             "stages": self._stages if self._kind.distils else NoStages(),

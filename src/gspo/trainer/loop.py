@@ -11,6 +11,7 @@ from gspo.trainer.advantages import with_rewards
 from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.interruption import interruptible
 from gspo.trainer.run import Run, Taken, TrainRun
+from gspo.trainer.trained import Trained
 from gspo.world import count, is_main
 
 __all__ = ["finish_run", "next_step", "train_run", "train_step"]
@@ -38,6 +39,7 @@ def train_run(run: Run) -> None:
 
     Raises:
         Stopped: a KeyboardInterrupt: it was ended in this way.
+        ValueError: every optimizer step was left out, as no gradient was finite.
     """
     with interruptible(run):
         _all_steps(run)
@@ -60,6 +62,9 @@ def _all_steps(run: Run) -> None:
             build_report(run.folder)  # the model is of use when the run is done; `gspo export` makes it before
         return
     finish_run(run)
+    for part in run.parts.values():
+        if isinstance(part, Trained):
+            part.check_moved()
 
 
 def next_step(run: Run) -> tuple[dict[str, float], bool]:

@@ -12,15 +12,23 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gspo.checkpoint import Checkpoint, Part, Stateful, rng_state, save_checkpoint, set_rng_state
-from gspo.config import Config
+from gspo.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Part,
+    Stateful,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from gspo.config import Config, ConfigError
 from gspo.data import PromptDataset, PromptSampler
 from gspo.groups import Group
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
 from gspo.rollout import RolloutEngine
 from gspo.trainer.critics import Critic, Schedule, Stats
-from gspo.trainer.folder import write_config
 from gspo.trainer.preparation import Reference
+from gspo.trainer.records import trained_otherwise, write_config
 from gspo.trainer.trained import Actor
 from gspo.world import World, is_main
 
@@ -53,6 +61,10 @@ class JsonState(Part):
 
     def check(self, checkpoint: Checkpoint) -> None:
         """See `Stateful`; the state is tried on a copy."""
+        if self._key not in checkpoint.state:
+            raise CheckpointError(
+                f"{checkpoint.path} holds no {self._key}: resume with the settings that the run began with"
+            )
         copy(self._part).load_state_dict(checkpoint.state[self._key])
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -142,14 +154,23 @@ class Run:
 
         Raises:
             CheckpointError: the checkpoint is of another run than this one's; nothing has changed.
+            ConfigError: all steps are done, with other settings.
         """
         if checkpoint is not None:
             self.restore(checkpoint)
             self.console.notice(f"resumed from {checkpoint.path} after step {self.step} of {self.total_steps}")
         only_looks = self.only_validates and checkpoint is not None
-        if self.step < self.total_steps and not only_looks and is_main(self.world):
-            for line in write_config(self.folder, self.config, self.step):
+        if only_looks or not is_main(self.world):
+            return
+        if self.step < self.total_steps:
+            for line in write_config(self.folder, self.config, None if checkpoint is None else self.step):
                 self.console.notice(line)
+        elif changed := trained_otherwise(self.folder, self.config, self.step):
+            raise ConfigError(
+                f"all {self.step} steps of the run in {self.folder} are done, with other settings ({changed}): name "
+                "another trainer.default_local_dir for these, set trainer.resume_mode=disable to begin again here (the "
+                "earlier run is moved aside), or raise trainer.total_training_steps to go on with them"
+            )
 
     def save(self, *, rolling: bool = False) -> Path:
         """Writes a checkpoint of the current step, and returns its folder.
@@ -185,8 +206,14 @@ class Run:
         Raises:
             CheckpointError: it is of another run than this one's.
         """
-        for part in self.parts.values():
-            part.check(checkpoint)
+        try:
+            for part in self.parts.values():
+                part.check(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{error}. To leave the run in {checkpoint.path.parent.parent} as it is, name another "
+                "trainer.default_local_dir; trainer.resume_mode=disable begins again (the earlier run is moved aside)"
+            ) from error
         for part in self.parts.values():
             part.load(checkpoint)
         if "critic" in checkpoint.state and "critic" not in self.parts:

@@ -57,6 +57,7 @@ class Trained:
         self.optimizer = make_optimizer(module, optim)
         self.schedule = make_schedule(self.optimizer, optim, total_steps)
         self.peak_lr = optim.lr
+        self._num_skipped = 0
         self._clip_grad = optim.clip_grad
         self._model_key = model_key
         self._lr_key = optim.key("lr")
@@ -73,6 +74,7 @@ class Trained:
         """
         norm = clip_and_step(self.module, self.optimizer, self._clip_grad, self._world)
         skipped = not math.isfinite(norm)
+        self._num_skipped += skipped
         stats: dict[str, Stat] = {f"{self.name}/skipped_steps": Mean(float(skipped))}
         return stats if skipped else stats | {f"{self.name}/grad_norm": Mean(norm)}
 
@@ -124,7 +126,21 @@ class Trained:
         """What of optimizer and schedule is no tensor, for a checkpoint."""
         del step  # the schedule counts for itself
         _, optimizer = optimizer_to_tensors(self.optimizer, self.module.named_parameters())
-        return {self.name: {"optimizer": optimizer, "schedule_step": self.schedule.last_epoch}}
+        schedule_step = self.schedule.last_epoch
+        return {self.name: {"optimizer": optimizer, "schedule_step": schedule_step, "skipped": self._num_skipped}}
+
+    def check_moved(self) -> None:
+        """Holds, at the end of a run, that not all of its optimizer steps were left out.
+
+        Raises:
+            ValueError: they were, and the weights are those that the run began with.
+        """
+        if self._num_skipped and not any(self.optimizer.state.values()):
+            raise ValueError(
+                f"every optimizer step of the {self.name} was left out ({self._num_skipped}), as its gradient was NaN or "
+                f"infinite: the weights are those that the run began with. Look for rewards or losses that are not "
+                f"finite, lower {self._lr_key}, and begin again with trainer.resume_mode=disable"
+            )
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Checks that a checkpoint holds this model, before anything of the run is changed.
@@ -135,7 +151,7 @@ class Trained:
         if self.name not in checkpoint.tensors:
             raise CheckpointError(
                 f"{checkpoint.path} holds no {self.name}, which this run trains: resume with the settings that the run "
-                "began with, or start again with trainer.resume_mode=disable"
+                "began with"
             )
         for entry, module in self._entries().items():
             mine, heads = module.state_dict(), checkpoint.heads(entry)
@@ -162,6 +178,7 @@ class Trained:
         load_optimizer(self.optimizer, self.module.named_parameters(), moments, state["optimizer"])
         for group, options in zip(self.optimizer.param_groups, configured, strict=True):
             group.update(options)  # betas, weight decay and eps are those of the run as it is configured now
+        self._num_skipped = state.get("skipped", 0)  # a checkpoint of an earlier release has none
         self._set_rates(state["schedule_step"])
 
     def _set_rates(self, step: int) -> None:
@@ -212,8 +229,7 @@ class Actor(Trained):
             holds, now = ("no", "true") if wanted else ("a", "false")
             raise CheckpointError(
                 f"{checkpoint.path} holds {holds} value head on the actor's backbone, and this run has "
-                f"critic.shared_backbone={now}: resume with the settings that the run began with, or start again with "
-                "trainer.resume_mode=disable"
+                f"critic.shared_backbone={now}: resume with the settings that the run began with"
             )
         super().check(checkpoint)
 
