@@ -21,7 +21,7 @@ import gspo.trainer.assembly as assembly
 from gspo.cli import main
 from gspo.config import load_config
 
-COMMANDS = ["train", "sft", "config", "eval", "report", "quickstart", "compare", "data"]
+COMMANDS = ["train", "sft", "config", "eval", "report", "quickstart", "compare", "export", "data"]
 
 
 @pytest.fixture(scope="module")

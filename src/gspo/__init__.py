@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gspo.algorithms import register_adv_est as register_advantage
     from gspo.algorithms import register_policy_loss
-    from gspo.api import Trainer, evaluate, sft, train
+    from gspo.api import Trainer, evaluate, export, sft, train
     from gspo.config import load_config
     from gspo.finished import load_run
     from gspo.rewards import register_reward
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Trainer": ("gspo.api", "Trainer"),
     "evaluate": ("gspo.api", "evaluate"),
+    "export": ("gspo.api", "export"),
     "sft": ("gspo.api", "sft"),
     "train": ("gspo.api", "train"),
     "load_config": ("gspo.config", "load_config"),
@@ -37,6 +38,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "evaluate",
+    "export",
     "load_config",
     "load_run",
     "register_advantage",

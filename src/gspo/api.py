@@ -25,12 +25,13 @@ from gspo.rewards import RewardManager
 from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, check_engine, make_engine
 from gspo.trainer import Given, TrainRun, opened, train_run
 from gspo.trainer.assembly import answer_sampling
+from gspo.trainer.exporting import export_checkpoint
 from gspo.trainer.loop import finish_run, next_step
 from gspo.trainer.opening import choose_device, longest_sequence
 from gspo.trainer.run import Callback
 from gspo.trainer.sft import sft as supervise
 
-__all__ = ["Trainer", "configure", "evaluate", "sft", "train"]
+__all__ = ["Trainer", "configure", "evaluate", "export", "sft", "train"]
 
 
 def configure(config: Config | Mapping[str, Any] | str | Path | None = None, **settings: Any) -> Config:
@@ -127,6 +128,27 @@ def sft(
     resolved, given = _split(config, settings, model, tokenizer)
     given = replace(given, train_data=train_data, val_data=val_data, callbacks=tuple(callbacks))
     return load_run(supervise(resolved, given))
+
+
+def export(
+    source: FinishedRun | Path | str, *, step: int | None = None, out: Path | str | None = None, **settings: Any
+) -> Path:
+    """Writes the model of a checkpoint as a Hugging Face folder, with the bytes of the run's own export.
+
+    Args:
+        source: a run or its folder, whose newest checkpoint is taken, or the folder of a checkpoint.
+        step: the step of the checkpoint, where `source` is a run.
+        out: where to; None: RUN/huggingface for the newest checkpoint of a run, RUN/huggingface-step-N for another.
+        settings: `path=FOLDER` where the model that the run began with has moved; keys of `actor_rollout_ref.model`.
+
+    Returns:
+        the folder.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it cannot be written; says what to do.
+    """
+    path = source.folder if isinstance(source, FinishedRun) else source
+    return export_checkpoint(path, configure(**settings), step=step, out=out)
 
 
 class Trainer:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gspo import __version__
+from gspo.signals import Stopped, handled, leave_at_once, let_go_of_terminal
 
 __all__ = ["main"]
 
@@ -16,14 +18,30 @@ _OVERRIDES = "key=value overrides, as in actor_rollout_ref.actor.policy_loss=gsp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C."""
+    """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+    asked: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        """Unwinds, so that what was opened is closed; a second signal does not wait for that."""
+        if asked:
+            leave_at_once(number)
+        asked.append(number)
+        if number == signal.SIGHUP:
+            let_go_of_terminal()
+        raise Stopped(number)
+
+    try:
+        with handled(stop):
+            return _run(arguments)
+    except KeyboardInterrupt as error:
+        print(f"gspo: stopped {getattr(error, 'said', '')}".rstrip(), file=sys.stderr)
+        return 128 + int(getattr(error, "number", signal.SIGINT))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = _parse(arguments)
     try:
         return int(args.run(args) or 0)
-    except KeyboardInterrupt:
-        goes_on = args.command in ("train", "sft", "compare")
-        print("gspo: stopped" + "; the same command goes on from the newest checkpoint" * goes_on, file=sys.stderr)
-        return 130
     except (ValueError, OSError) as error:
         if args.debug:
             raise
@@ -78,6 +96,25 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in data.max_response_length=1024"
     )
     evaluate.set_defaults(run=_eval)
+    export = commands.add_parser("export", help="make a Hugging Face model folder of a checkpoint")
+    export.add_argument("source", type=Path, metavar="RUN|CHECKPOINT", help="a run's newest checkpoint, or one of them")
+    export.add_argument("--step", type=int, default=None, metavar="N", help="the checkpoint of a run after step N")
+    export.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="default RUN/huggingface for the newest checkpoint, RUN/huggingface-step-N for another",
+    )
+    export.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="actor_rollout_ref.model.path=FOLDER where the model that the run began with has moved",
+    )
+    export.set_defaults(run=_export)
     report = commands.add_parser("report", help="write report.html of a run folder")
     report.add_argument("folder", type=Path)
     report.set_defaults(run=_report)
@@ -159,6 +196,18 @@ def _compare(args: argparse.Namespace) -> int:
     from gspo.commands.compare import compare_command
 
     return compare_command(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from gspo.config import load_config
+    from gspo.trainer.exporting import export_checkpoint
+
+    config = load_config(None, None, args.set, external=False)
+    if wrong := [key for key in sorted(config.user_set) if not key.startswith("actor_rollout_ref.model.")]:
+        raise ValueError(f"--set {wrong[0]} has no effect on an export: keys of actor_rollout_ref.model have")
+    say = lambda line: print(f"gspo: note: {line}", file=sys.stderr)  # noqa: E731 - one line
+    print(export_checkpoint(args.source, config, step=args.step, out=args.out, say=say))
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:

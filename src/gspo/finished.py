@@ -113,8 +113,8 @@ class FinishedRun:
         folder = self.folder / "huggingface"
         if not (folder / "config.json").is_file():
             raise ValueError(
-                f"{self.folder} has no exported model (huggingface/): let the run finish with trainer.save_hf=true, or "
-                "take the weights of its checkpoint()"
+                f"{self.folder} has no exported model (huggingface/): `gspo export {self.folder}` makes it of "
+                "the newest checkpoint"
             )
         return folder
 

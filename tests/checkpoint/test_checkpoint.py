@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -15,10 +16,15 @@ from typing import Any
 
 import pytest
 import torch
+from messages import names
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from gspo.checkpoint import CheckpointError, find_latest, load_checkpoint, save_checkpoint
+from gspo.checkpoint.loading import POINTER
+from gspo.checkpoint.manifest import MANIFEST, write_manifest
 
 
 def exactly(message: str) -> str:
@@ -248,8 +254,10 @@ def change_a_weight(path: Path) -> None:
 
 
 def damage_format(path: Path) -> None:
+    """A checkpoint of a later release."""
     content = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps(content | {"format": 99}))
+    write_manifest(path)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +274,8 @@ def damage_format(path: Path) -> None:
         ),
         (
             lambda path: (path / "state.json").write_text(""),
-            "{path}/state.json is not JSON (Expecting value: line 1 column 1 (char 0)): "
-            "it is damaged; the newest whole checkpoint before it is {before}",
+            "{path}/state.json is damaged: its sha256 is not the one in SHA256SUMS; "
+            "the newest whole checkpoint before it is {before}",
         ),
         (
             damage_format,
@@ -318,8 +326,8 @@ def test_a_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
 def test_the_checksums_are_sha256sums(tmp_path: Path) -> None:
     path = save_step(tmp_path, 3, export=lambda path: (path / "config.json").write_text("{}") and None)
     lines = (path / "SHA256SUMS").read_text().splitlines()
-    names = ["actor.safetensors", "actor_optim.safetensors", "huggingface/config.json", "state.json"]
-    assert lines == [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}" for name in names]
+    files = ["actor.safetensors", "actor_optim.safetensors", "config.json", "huggingface/config.json", "state.json"]
+    assert lines == [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}" for name in files]
 
 
 @pytest.mark.parametrize("length", [0, 4, 20, -1])
@@ -333,3 +341,98 @@ def test_truncated_tensors_name_the_file(tmp_path: Path, length: int) -> None:
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match=expected):
         opened.tensors["actor"]
+
+
+def test_every_bit_of_every_file_is_held_by_a_checksum(tmp_path: Path) -> None:
+    before, path = save_step(tmp_path, 1), save_step(tmp_path, 2)
+    for file in sorted(path.iterdir()):
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for damaged in (flipped, whole[:middle], b"", whole[: whole.rfind(b"\n", 0, -1) + 1] or b"\n", b"\xff" * 9):
+            file.write_bytes(damaged)
+            found, warnings = latest_of(tmp_path)
+            assert found == before, (file.name, damaged[:40])
+            assert names(warnings[0], path.name, path)
+            assert len(warnings) == 1
+        file.write_bytes(whole)
+    assert latest_of(tmp_path) == (path, [])
+
+
+@pytest.mark.parametrize("name", ["actor.safetensors", "state.json"])
+def test_a_line_that_is_missing_among_the_checksums_is_damage(tmp_path: Path, name: str) -> None:
+    path = save_step(tmp_path, 3)
+    kept = [line for line in (path / MANIFEST).read_text().splitlines() if not line.endswith(f"  {name}")]
+    (path / MANIFEST).write_text("\n".join(kept) + "\n")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert names(caught, path / MANIFEST, name)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"format": 2}', '{"format": 2, "step": 3, "tensors": 1, "state": {}}']
+)
+def test_a_state_of_another_shape_is_damage_even_with_its_checksum(tmp_path: Path, content: str) -> None:
+    path = save_step(tmp_path, 3)
+    (path / "state.json").write_text(content)
+    write_manifest(path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert names(caught, path / "state.json", "damaged")
+
+
+def test_the_folder_tells_transformers_which_command_makes_a_model_of_it(tmp_path: Path) -> None:
+    path = save_step(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"gspo export RUN/checkpoints/global_step_3"):
+        AutoModelForCausalLM.from_pretrained(path)
+
+
+# A full disk
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_names_the_file_and_leaves_room_and_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = save_step(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("gspo.checkpoint.files.save_file", full)
+        with pytest.raises(CheckpointError) as caught:
+            save_step(tmp_path, 2)
+    assert names(caught, "global_step_2/actor.safetensors", "disk is full", "same command")
+    assert saved_steps(tmp_path) == [before.name, "latest_checkpointed_iteration.txt"]
+    assert latest_of(tmp_path) == (before, [])
+    assert latest_of(tmp_path) != (save_step(tmp_path, 2), [])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_every_file_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    original = Path.write_text
+
+    def write(self: Path, *arguments: Any, **named: Any) -> int:
+        if self.name == failing:
+            raise OSError(number, os.strerror(number))  # a write does not know its file's name
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    for failing in ("state.json", "config.json", MANIFEST, f".{POINTER}.tmp"):
+        with pytest.raises(CheckpointError) as caught:
+            save_step(tmp_path, 2)
+        assert names(caught, POINTER if POINTER in failing else failing, "could not be written")
+
+
+# Rolling checkpoints
+
+
+def test_a_rolling_checkpoint_makes_room_and_others_stay(tmp_path: Path) -> None:
+    save_step(tmp_path, 1)
+    for step in (2, 3, 4):
+        save_checkpoint(tmp_path, step, tensors={}, state={}, rolling=True)
+    assert saved_steps(tmp_path)[:-1] == ["global_step_1", "global_step_3", "global_step_4"]
+    save_step(tmp_path, 5)
+    assert saved_steps(tmp_path)[:-1] == ["global_step_1", "global_step_4", "global_step_5"]

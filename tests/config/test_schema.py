@@ -82,7 +82,7 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
             "reward.overlong_buffer.len=512 must be below data.max_response_length=512",
         ),
         (["trainer.logger=[mlflow]"], "trainer.logger: mlflow is not one of console, jsonl, tensorboard, wandb"),
-        (["trainer.save_freq=0"], "trainer.save_freq=0 is no number of steps: set -1 for the end only"),
+        (["trainer.save_freq=0"], "trainer.save_freq=0 is no number of steps: set 1 or more, or -1"),
         (["trainer.resume_mode=never"], "trainer.resume_mode=never is not one of auto, disable, resume_path"),
         (
             ["trainer.resume_mode=resume_path"],

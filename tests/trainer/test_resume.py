@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from messages import names
 
 from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.config import load_config
@@ -288,10 +289,23 @@ def test_other_settings_are_said_and_the_earlier_ones_kept(
     assert "loss_mode: vanilla" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_a_run_with_nothing_to_train_leaves_the_config_as_it_was(run: Callable[..., None], tmp_path: Path) -> None:
+def test_a_finished_run_with_other_settings_is_not_passed_off_as_theirs(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
     run("trainer.total_training_steps=1")
     before = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
-    run("trainer.total_training_steps=1", "actor_rollout_ref.actor.policy_loss=vanilla")
+    with pytest.raises(ValueError, match="other settings") as caught:
+        run("trainer.total_training_steps=1", "actor_rollout_ref.actor.policy_loss=vanilla")
+    assert names(
+        caught,
+        tmp_path / "run",
+        "actor_rollout_ref.actor.policy_loss.loss_mode: gspo -> vanilla",
+        "trainer.default_local_dir",
+        "trainer.resume_mode=disable",
+        "trainer.total_training_steps",
+    )
+    # How a run is watched and ended is no other training.
+    run("trainer.total_training_steps=1", "trainer.save_freq=7", "trainer.logger=[console]")
     assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == before
 
 

@@ -1,13 +1,18 @@
-"""The files of a checkpoint: JSON that comes back equal, safetensors that keep ties, and syncing to the disk."""
+"""The files of a checkpoint: JSON that comes back equal, safetensors that keep ties, and what a disk refuses."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,12 +20,16 @@ from torch import Tensor
 __all__ = [
     "CheckpointError",
     "DamagedError",
+    "Head",
     "check_json",
     "check_tensors",
-    "read_shapes",
+    "digest",
+    "read_heads",
     "read_tensors",
+    "replace_text",
     "sync",
     "write_tensors",
+    "writing",
 ]
 
 
@@ -58,6 +67,43 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it a file or folder is written; what Python or safetensors say when that fails becomes one line.
+
+    Raises:
+        CheckpointError: it cannot be written; names it, and says whether the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has an error type of its own, with the system's number in its text alone.
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in reason
+        if not full:
+            raise CheckpointError(f"{path} could not be written ({reason}): see that it can be, and go on") from error
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        free = shutil.disk_usage(there).free / 2**20
+        raise CheckpointError(
+            f"{path} could not be written: the disk is full ({free:.0f} MiB are free). Make room; the same command "
+            "then goes on"
+        ) from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a text file, or makes it: killed at any moment, it is the old one or the new one.
+
+    Raises:
+        CheckpointError: the disk does not take it; the old file is as it was.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        os.replace(draft, path)
+        sync(path.parent)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one safetensors file.
 
@@ -78,7 +124,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         first_with[place] = name
         stored[name] = tensor.contiguous() if storage not in storages else tensor.contiguous().clone()
         storages.add(storage)
-    save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
+    with writing(path):
+        save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
 
 
 def _unreadable(path: Path, error: Exception) -> DamagedError:
@@ -109,8 +156,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors | {name: tensors[original] for name, original in aliases.items()}
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a file of `write_tensors`, from its head alone.
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of named tensors: their names, types, shapes and bits, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+class Head(NamedTuple):
+    """What the head of a file says of a tensor: its shape, and its type in safetensors' names ("F32", "BF16")."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_heads(path: Path) -> dict[str, Head]:
+    """Shape and type of each tensor of a file of `write_tensors`, from its head alone.
 
     Raises:
         DamagedError: the file is missing, truncated or damaged.
@@ -118,7 +182,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(path, framework="pt") as file:
             aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            heads = {name: Head(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
-    return shapes | {name: shapes[original] for name, original in aliases.items()}
+    return heads | {name: heads[original] for name, original in aliases.items()}

@@ -4,6 +4,7 @@ RUN/checkpoints/latest_checkpointed_iteration.txt    the step of the last comple
 RUN/checkpoints/global_step_N/state.json             format version, step, tensor files, the caller's JSON state
 RUN/checkpoints/global_step_N/NAME.safetensors       one file for each group of tensors
 RUN/checkpoints/global_step_N/huggingface/           the export, where one was asked for
+RUN/checkpoints/global_step_N/config.json            says `gspo export` to whoever gives the folder to transformers
 RUN/checkpoints/global_step_N/SHA256SUMS             a checksum for each of these files
 """
 
@@ -18,10 +19,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gspo.checkpoint.files import CheckpointError, DamagedError, check_tensors, read_shapes, read_tensors
-from gspo.checkpoint.manifest import check_manifest
+from gspo.checkpoint.files import CheckpointError, DamagedError, Head, check_tensors, read_heads, read_tensors
+from gspo.checkpoint.manifest import MANIFEST, check_files, read_manifest
 
-__all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint"]
+__all__ = ["Checkpoint", "Latest", "find_latest", "load_checkpoint", "newest_step"]
 
 FORMAT_VERSION = 2
 ROOT = "checkpoints"
@@ -71,9 +72,9 @@ class Checkpoint:
     state: dict[str, Any]
     tensors: Mapping[str, dict[str, Tensor]]
 
-    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """The shapes of an entry's tensors, read from the head of its file."""
-        return read_shapes(self.path / f"{name}.safetensors")
+    def heads(self, name: str) -> dict[str, Head]:
+        """Shapes and types of an entry's tensors, read from the head of its file."""
+        return read_heads(self.path / f"{name}.safetensors")
 
 
 class Latest(NamedTuple):
@@ -117,23 +118,41 @@ def _open(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} does not exist; give the folder of a checkpoint, RUN/{ROOT}/global_step_N")
     if not state_file.is_file():
         raise DamagedError(f"{state_file} is missing: {path.name} is not a complete checkpoint")
-    try:
-        content = json.loads(state_file.read_text(encoding="utf-8"))
-    except ValueError as error:  # undecodable bytes as well as malformed JSON
-        raise DamagedError(f"{state_file} is not JSON ({error}): it is damaged") from error
-    version = content.get("format") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    has_manifest = (path / MANIFEST).is_file()
+    if has_manifest:
+        listed = read_manifest(path)
+        check_files(path, listed, [STATE])
+    content = _read_state(state_file)
+    if content["format"] != FORMAT_VERSION:
         raise CheckpointError(
-            f"{state_file} has format version {version!r} and this release reads {FORMAT_VERSION}; "
+            f"{state_file} has format version {content['format']!r} and this release reads {FORMAT_VERSION}; "
             "resume with the release of gspo that wrote it, or start from its huggingface folder as the model"
         )
-    for name in content["tensors"]:
-        file = path / f"{name}.safetensors"
-        if not file.is_file():
-            raise DamagedError(f"{file} is missing: put it back")
-        check_tensors(file)
-    check_manifest(path)
+    if not has_manifest:
+        raise DamagedError(f"{path / MANIFEST} is missing: put it back")
+    files = [f"{name}.safetensors" for name in content["tensors"]]
+    for file in files:
+        if not (path / file).is_file():
+            raise DamagedError(f"{path / file} is missing: put it back")
+        check_tensors(path / file)
+    check_files(path, listed, dict.fromkeys([*files, *listed]))
     return Checkpoint(path, content["step"], content["state"], _TensorFiles(path, content["tensors"]))
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    """What `state.json` holds; of a release whose format is this one, everything that a checkpoint is made of."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:  # undecodable bytes as well as malformed JSON
+        raise DamagedError(f"{file} is not JSON ({error}): it is damaged") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise DamagedError(f"{file} has no format version: it is damaged")
+    kinds = {"step": int, "tensors": list, "state": dict}
+    if content["format"] == FORMAT_VERSION:
+        for key, kind in kinds.items():
+            if not isinstance(content.get(key), kind):
+                raise DamagedError(f"{file} has no {key}: it is damaged")
+    return content
 
 
 def checkpoint_folders(root: Path) -> list[tuple[int, Path]]:
@@ -143,6 +162,13 @@ def checkpoint_folders(root: Path) -> list[tuple[int, Path]]:
     matches = ((_FOLDER_NAME.fullmatch(folder.name), folder) for folder in root.iterdir() if folder.is_dir())
     found = [(int(match[1]), match[2] is not None, folder) for match, folder in matches if match]
     return [(step, folder) for step, _, folder in sorted(found, key=lambda item: (-item[0], item[1]))]
+
+
+def newest_step(run_dir: Path | str) -> int | None:
+    """The step of the checkpoint that was written last, as the pointer says; None where there is none."""
+    pointer = Path(run_dir) / ROOT / POINTER
+    text = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+    return int(text) if text.isdecimal() else None
 
 
 def find_latest(run_dir: Path | str) -> Latest:

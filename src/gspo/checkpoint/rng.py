@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["rng_state", "set_rng_state"]
+__all__ = ["rng_state", "seed_generators", "set_rng_state"]
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds this process's global generators: torch, NumPy's and Python's, which a function of the user's may draw."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -54,7 +54,14 @@ class TrainerConfig(Section):
         read_by=("train",),
         only_with=DISCRIMINATOR,
     )
-    save_freq: int = option(-1, "Steps between checkpoints; -1: at the end only.", at_least=-1)
+    save_freq: int = option(
+        -1, "Steps between checkpoints; -1: every save_interval_minutes, and at the end.", at_least=-1
+    )
+    save_interval_minutes: float | None = option(
+        30.0,
+        "Minutes between checkpoints where save_freq is -1, of which two are kept; null: at the end only.",
+        at_least=0,
+    )
     test_freq: int = option(-1, "Steps between validations; -1: at the end only.", at_least=-1)
     val_before_train: bool = option(True, "Validate before the first step.")
     val_only: bool = option(False, "Validate and stop.", read_by=("train",))
@@ -106,7 +113,7 @@ class TrainerConfig(Section):
             )
         for name in ("save_freq", "test_freq"):
             if getattr(self, name) == 0:
-                raise ConfigError(f"{self.key(name)}=0 is no number of steps: set -1 for the end only", self.key(name))
+                raise ConfigError(f"{self.key(name)}=0 is no number of steps: set 1 or more, or -1", self.key(name))
         if self.resume_mode == "resume_path" and not self.resume_from_path:
             raise ConfigError(
                 f"{self.key('resume_mode')}=resume_path needs {self.key('resume_from_path')}: set it to a folder of a "

@@ -85,7 +85,7 @@ class PromptSampler:
             if state[key] != mine:
                 raise ValueError(
                     f"the checkpoint was written with {key}={state[key]} and the run has {key}={mine}: "
-                    "resume with the same data, data.train_batch_size, data.shuffle and data.seed, or start a new run"
+                    "resume with the same data, data.train_batch_size, data.shuffle and data.seed"
                 )
         epoch, batch = int(state["epoch"]), int(state["batch"])
         if epoch < 0 or not 0 <= batch < self.batches_per_epoch:

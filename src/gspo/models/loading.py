@@ -147,6 +147,8 @@ def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:
     folder = Path(path).expanduser()
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if folder.exists():
+        if (folder / "state.json").is_file():
+            raise ValueError(f"{path_key}: {path} is a checkpoint of a run: make a model of it by `gspo export {path}`")
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"{path} holds no config.json, so it is not a Hugging Face model folder: set "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from types import TracebackType
@@ -38,6 +40,16 @@ _BAR_WIDTH = 20
 _VALUE_WIDTH = 8  # of `quantity`
 
 
+class _View(Console):
+    """A console whose reader may go away, as `head` or a closed terminal does: a run of hours goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+
+
 class ConsoleLogger:
     """Shows a run while it trains: a logger, and a context manager that leaves the terminal in order.
 
@@ -55,7 +67,7 @@ class ConsoleLogger:
         """
         self._total_steps = max(total_steps, 1)
         self._header = dict(header)
-        self._console = console or Console(highlight=False)
+        self._console = console or _View(highlight=False)
         self._live: Live | None = None
         self._curves: defaultdict[str, list[float]] = defaultdict(list)
         self._step_seconds: list[float] = []

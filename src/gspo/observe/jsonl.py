@@ -29,8 +29,12 @@ def _finite(value: Any) -> Any:
 
 def write_line(file: TextIO, record: Mapping[str, Any]) -> None:
     """Writes one record as one line and hands it to the operating system."""
-    file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n")
-    file.flush()
+    line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        file.write(line)
+        file.flush()
+    except OSError as error:  # which does not know its file: a full disk, say
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -44,13 +48,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); remove or repair the line") from error
+            record = json.loads(line.decode("utf-8"))
+        except ValueError as error:  # undecodable bytes as well as malformed JSON
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); remove or repair the line") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise ValueError(f'{path}, line {number}: not an object with a whole "step"; remove or repair the line')
         records.append(record)

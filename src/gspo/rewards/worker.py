@@ -26,7 +26,10 @@ def main() -> None:
     """Serves requests until the input ends."""
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a scorer prints must not be read as a reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; the end of input follows
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # They come to the whole process group and are the parent's to handle, which still needs the scores of its step;
+        # the end of input follows.
+        signal.signal(number, signal.SIG_IGN)
     # The kernel's own way to end a process: it also ends one that a parent, killed in the middle, left computing.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

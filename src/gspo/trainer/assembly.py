@@ -325,6 +325,7 @@ class Assembly:
         parts: dict[str, Stateful] = {
             "actor": self.actor,
             "sampler": JsonState("sampler", self._ground.sampler),
+            "origin": self._ground.origin,
             "kl_controller": JsonState("kl_controller", self._kl_controller),
             "reference": self.reference,
             "old_log_probs": self._old_log_probs,

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from gspo.checkpoint import Checkpoint, CheckpointError, find_latest, load_checkpoint
-from gspo.config import Config, ConfigError, load_config, render
+from gspo.checkpoint import Checkpoint, CheckpointError, clear_drafts, find_latest, load_checkpoint
+from gspo.config import Config, ConfigError
 from gspo.config.schema import TrainerConfig, to_dict
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
+from gspo.observe.jsonl import read_jsonl
 
-__all__ = ["find_checkpoint", "folder_of", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
+__all__ = [
+    "check_figures",
+    "clear_unfinished",
+    "find_checkpoint",
+    "folder_of",
+    "hold",
+    "nothing_to_train",
+    "open_tracker",
+    "run_folder",
+]
+
+
+# What a run writes into its folder.
+_PARTS = (
+    "config.yaml",
+    "config-*.yaml",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "tensorboard",
+    "wandb*",
+    "huggingface*",
+    "initial_*",
+    "report.html",
+)
+_DRAFTS = (".*.yaml.tmp", "metrics.jsonl.tmp", "samples.jsonl.tmp", "huggingface*.tmp", "initial_*.tmp")
 
 
 def folder_of(trainer: TrainerConfig) -> Path:
@@ -35,14 +60,58 @@ def run_folder(trainer: TrainerConfig, checkpoint: Checkpoint | None, say: Calla
     used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
     goes_on = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
     if used and not goes_on:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
-            number += 1
-        with hold(folder):
-            folder.rename(aside)
+        aside = _move_aside(folder)
         say(f"an earlier run stood in {folder}; it is kept in {aside}")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.resolve().mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _move_aside(folder: Path) -> Path:
+    """Moves an earlier run to FOLDER.previous-N; where the folder itself must stay, what a run writes into it.
+
+    Raises:
+        ConfigError: it cannot be moved; nothing is lost.
+    """
+    place = folder.resolve()  # a link to a folder stays one
+    number = 1
+    while (aside := place.with_name(f"{place.name}.previous-{number}")).exists():
+        number += 1
+    stays = Path.cwd().is_relative_to(place) or place.is_mount()
+    with hold(folder):
+        try:
+            if stays:
+                aside.mkdir()
+                # Checkpoints first: what a kill leaves of the rest is still no run that could go on.
+                for name in ("checkpoints", *_PARTS):
+                    for part in place.glob(name):
+                        part.rename(aside / part.name)
+            else:
+                place.rename(aside)
+        except OSError as error:
+            raise ConfigError(
+                f"trainer.default_local_dir={folder}: the earlier run there cannot be moved to {aside} "
+                f"({error.strerror}): move it yourself, or name another folder",
+                "trainer.default_local_dir",
+            ) from error
+    return aside if folder.is_absolute() or stays else folder.with_name(aside.name)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what a killed run was in the middle of writing; the folder is held."""
+    clear_drafts(folder)
+    for name in _DRAFTS:
+        for draft in folder.glob(name):
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def check_figures(folder: Path) -> None:
+    """Holds that what a resumed run adds to can be read, before it trains.
+
+    Raises:
+        ValueError: `metrics.jsonl` or `samples.jsonl` is damaged; names the line.
+    """
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        read_jsonl(folder / name)
 
 
 @contextmanager
@@ -61,38 +130,6 @@ def hold(folder: Path) -> Iterator[None]:
                 "trainer.default_local_dir",
             ) from error
         yield
-
-
-def write_config(folder: Path, config: Config, step: int) -> list[str]:
-    """Writes `config.yaml`, once it is sure that steps are trained with it.
-
-    Settings that an earlier part of the run was trained with and that differ are kept in `config-until-step-N.yaml`.
-
-    Returns:
-        what differs, to be said.
-    """
-    file = folder / "config.yaml"
-    lines = []
-    if file.exists():
-        before, after = (_flat(to_dict(each)) for each in (load_config(str(folder), "config", external=False), config))
-        changed = [
-            f"{key}: {before.get(key)} -> {after.get(key)}"
-            for key in sorted({*before, *after})
-            if before.get(key) != after.get(key)
-        ]
-        if changed:
-            kept = folder / f"config-until-step-{step}.yaml"
-            file.rename(kept)
-            lines.append(f"resumed with other settings (the earlier ones are in {kept.name}): {'; '.join(changed)}")
-    file.write_text(render(config), encoding="utf-8")
-    return lines
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings by dotted keys."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix.removesuffix("."): tree}
-    return {name: value for key, child in tree.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
 
 
 def open_tracker(

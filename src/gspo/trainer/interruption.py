@@ -1,13 +1,14 @@
-"""Ctrl-C while a run trains: the step is finished and saved first."""
+"""A run that is asked to stop (Ctrl-C, SIGTERM, a closed terminal): the step is finished and saved first."""
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from types import FrameType
 
+from gspo.checkpoint import newest_step
+from gspo.signals import Stopped, handled, let_go_of_terminal
 from gspo.trainer.run import Run
 
 __all__ = ["interruptible"]
@@ -15,28 +16,57 @@ __all__ = ["interruptible"]
 
 @contextmanager
 def interruptible(run: Run) -> Iterator[None]:
-    """Within it the first Ctrl-C lets the step finish and saves a checkpoint; then KeyboardInterrupt is raised.
+    """Within it the first signal lets the step finish, with a checkpoint; a second one stops at once.
 
-    Outside the main thread, where Python delivers no signals, nothing changes.
+    Raises:
+        Stopped: it was ended in one of these ways; says where, and what the same command goes on from.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[bool] = []
+    asked: list[int] = []
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGHUP:
+            let_go_of_terminal()
         if asked:
-            signal.default_int_handler(number, frame)
-        asked.append(True)
-        run.console.notice("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
+            raise Stopped(number, _at_once(run))
+        asked.append(number)
+        run.stop_asked = True
+        with suppress(RuntimeError):  # the signal came in the middle of a write to the same terminal
+            run.console.notice("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
-    callbacks = run.callbacks
-    before = signal.signal(signal.SIGINT, handle)
-    run.callbacks = [*callbacks, lambda *_: bool(asked)]
+    first = run.step
     try:
-        yield
+        with handled(handle):
+            yield
+    except KeyboardInterrupt as error:
+        if isinstance(error, Stopped):
+            raise
+        raise Stopped(signal.SIGINT, _at_once(run)) from error
     finally:
-        run.callbacks = callbacks
-        signal.signal(signal.SIGINT, before)
+        run.stop_asked = False
     if asked:
-        raise KeyboardInterrupt
+        raise Stopped(asked[0], _where(run, first))
+
+
+def _at_once(run: Run) -> str:
+    if run.step >= run.total_steps:
+        return f"at once, after the last step{_goes_on(run)}"
+    return f"at once, in step {run.step + 1} of {run.total_steps}{_goes_on(run)}"
+
+
+def _where(run: Run, first: int) -> str:
+    """Where a run that was asked to stop has ended."""
+    if run.only_validates:
+        return "after its validation"
+    if run.step >= run.total_steps:
+        return f"just as the run had finished: all {run.total_steps} steps are done"
+    if run.step == first:
+        return f"before step {first + 1} of {run.total_steps}{_goes_on(run)}"
+    return f"after step {run.step} of {run.total_steps}{_goes_on(run)}"
+
+
+def _goes_on(run: Run) -> str:
+    step = newest_step(run.folder)
+    if step is None:
+        return "; no checkpoint was written yet: the same command begins again"
+    return f"; the same command goes on from the checkpoint after step {step}"

@@ -11,6 +11,7 @@ from gspo.trainer.advantages import with_rewards
 from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.interruption import interruptible
 from gspo.trainer.run import Run, Taken, TrainRun
+from gspo.trainer.trained import Trained
 from gspo.world import count, is_main
 
 __all__ = ["finish_run", "next_step", "train_run", "train_step"]
@@ -32,10 +33,13 @@ def train_step(run: TrainRun, step: int) -> Taken:
 
 
 def train_run(run: Run) -> None:
-    """The loop over a run that is set up, whatever its kind. Ctrl-C ends it after the step, with a checkpoint.
+    """The loop over a run that is set up, whatever its kind.
+
+    Ctrl-C, SIGTERM and a closed terminal end it after the step, with a checkpoint.
 
     Raises:
-        KeyboardInterrupt: it was ended in this way.
+        Stopped: a KeyboardInterrupt: it was ended in this way.
+        ValueError: every optimizer step was left out, as no gradient was finite.
     """
     with interruptible(run):
         _all_steps(run)
@@ -50,15 +54,21 @@ def _all_steps(run: Run) -> None:
             return
     if run.step >= run.total_steps:
         run.console.notice(nothing_to_train(run.step, run.total_steps))
-    while run.step < run.total_steps:
+    ends = run.world.any(run.stop_asked)
+    while run.step < run.total_steps and not ends:
         _, ends = next_step(run)
-        if ends:
-            break
+    if run.step < run.total_steps and run.world.any(run.stop_asked):
+        if is_main(run.world) and run.step:
+            build_report(run.folder)  # the model is of use when the run is done; `gspo export` makes it before
+        return
     finish_run(run)
+    for part in run.parts.values():
+        if isinstance(part, Trained):
+            part.check_moved()
 
 
 def next_step(run: Run) -> tuple[dict[str, float], bool]:
-    """The next step of a run, finished: its metrics, and whether a callback has ended the run."""
+    """The next step of a run, finished: its metrics, and whether a callback or a signal has ended the run."""
     step = run.step + 1
     with run.clock("step"):
         taken = run.take_step(step)
@@ -69,7 +79,7 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
     """Validates, logs and saves after a step, where it is time to.
 
     Returns:
-        the metrics that were logged, and whether a callback has ended the run.
+        the metrics that were logged, and whether a callback or a signal has ended the run.
     """
     trainer = run.config.trainer
     run.step = step
@@ -91,13 +101,15 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
     ends = _ended(run, step, metrics, taken.groups)
     if last or ends or (trainer.save_freq > 0 and step % trainer.save_freq == 0):
         run.save()
+    elif run.is_due():
+        run.save(rolling=True)
     return metrics, ends
 
 
 def _ended(run: Run, step: int, metrics: Mapping[str, float], groups: list[Group]) -> bool:
-    """Whether a callback, on whatever rank, ends the run after this step; each of them is called."""
+    """Whether a callback or a signal, on whatever rank, ends the run after this step; each callback is called."""
     answers = [bool(callback(step, metrics, groups)) for callback in run.callbacks]
-    return run.world.any(any(answers))
+    return run.world.any(any(answers) or run.stop_asked)
 
 
 def finish_run(run: Run) -> None:

@@ -20,7 +20,8 @@ from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import RolloutEngine
-from gspo.trainer.folder import folder_of, hold, open_tracker, run_folder
+from gspo.trainer.folder import check_figures, clear_unfinished, folder_of, hold, open_tracker, run_folder
+from gspo.trainer.origin import Day, Origin, as_named_before
 from gspo.trainer.run import Callback
 from gspo.world import Alone, World, is_main
 
@@ -76,6 +77,7 @@ class Ground:
         val_data: the held-out prompts, where there are any.
         sampler: the order of the first.
         longest: tokens of the longest prompt and response together.
+        origin: the day and the data of the run, for its checkpoints.
     """
 
     device: str
@@ -84,6 +86,7 @@ class Ground:
     val_data: PromptDataset | None
     sampler: PromptSampler
     longest: int
+    origin: Origin
 
 
 def choose_device(trainer: TrainerConfig) -> str:
@@ -107,6 +110,7 @@ def read_ground(
     config: Config,
     given: Given,
     tokenizer: PreTrainedTokenizerBase,
+    found: Checkpoint | None,
     *,
     train_teacher: bool = False,
     val_teacher: bool = False,
@@ -118,14 +122,15 @@ def read_ground(
         config: the resolved configuration.
         given: rows that replace `data.train_files` and `data.val_files`.
         tokenizer: the model's.
+        found: the checkpoint that the run goes on from.
         train_teacher, val_teacher: every row must have a text to learn from.
         text_key: the key of the `data` section that names this text's column.
 
     Raises:
         ValueError: a file or row cannot be used; says which and what to do.
     """
-    data = config.data
-
+    day = Day.of(tokenizer, found)
+    data = day.set(config.data)
     device = choose_device(config.trainer)
 
     def load(files: Sequence[str], rows: Any, label: str, require_teacher: bool, max_samples: int) -> PromptDataset:
@@ -140,12 +145,15 @@ def read_ground(
         )
 
     train = load(data.train_files, given.train_data, "train_data", train_teacher, data.train_max_samples)
+    train = as_named_before(train, "train", found)
     val = None
     if data.val_files or given.val_data is not None:
         val = load(data.val_files, given.val_data, "val_data", val_teacher, data.val_max_samples)
+        val = as_named_before(val, "val", found)
     assert data.seed is not None  # resolved
     sampler = PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
-    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val))
+    origin = Origin(day, train, val, device, found)
+    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val), origin)
 
 
 def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
@@ -266,6 +274,9 @@ def framed(
     lines: list[str] = []
     folder = run_folder(config.trainer, found, lines.append)
     with hold(folder):
+        clear_unfinished(folder)
+        if found is not None:
+            check_figures(folder)
         console = ConsoleLogger(total_steps, {**header, "run folder": str(folder)})
         with open_tracker(config, folder, step, console, only_validates) as tracker, console:
             for line in [*lines, *notices]:

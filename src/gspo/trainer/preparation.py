@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from gspo.algorithms import compute_rollout_correction_and_rejection_mask
 from gspo.algorithms.kl import AdaptiveKLController, FixedKLController
 from gspo.algorithms.stats import merge_stats
-from gspo.checkpoint import Checkpoint, Part, Stateful
+from gspo.checkpoint import Checkpoint, CheckpointError, Part, Stateful, digest
 from gspo.config.schema import AlgorithmConfig, RolloutCorrectionConfig
 from gspo.groups import GroupBatch
 from gspo.models import Policy
@@ -110,9 +111,28 @@ class HeldReference(Part):
         return {"reference": self.policy.model.state_dict()} if self.step > 0 else {}
 
     def state(self, step: int) -> dict[str, Any]:
-        """`reference_step`: the step whose weights it holds; 0 for the model that the run began with."""
+        """`reference_step`: the step whose weights it holds; 0 for the model that the run began with, and then also
+        a checksum of its weights, which are in no checkpoint.
+        """
         del step
-        return {"reference_step": self.step}
+        return {"reference_step": self.step} | ({} if self.step else {"reference_sha256": self._checksum})
+
+    @cached_property
+    def _checksum(self) -> str:
+        return digest(self.policy.model.state_dict())
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Checks that a reference whose weights no checkpoint holds is still the model that the run began with.
+
+        Raises:
+            CheckpointError: its files hold other weights.
+        """
+        kept = checkpoint.state.get("reference_sha256")  # a checkpoint of an earlier release has none
+        if "reference" not in checkpoint.tensors and kept not in (None, self._checksum):
+            raise CheckpointError(
+                f"{checkpoint.path} is of a run whose reference, the model in actor_rollout_ref.model.path as it was at "
+                "the start, had other weights than are there now: put the model back"
+            )
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Takes up the weights of a checkpoint that has some."""

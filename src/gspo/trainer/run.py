@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gspo.checkpoint import Checkpoint, Part, Stateful, rng_state, save_checkpoint, set_rng_state
-from gspo.config import Config
+from gspo.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Part,
+    Stateful,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from gspo.config import Config, ConfigError
 from gspo.data import PromptDataset, PromptSampler
 from gspo.groups import Group
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
 from gspo.rollout import RolloutEngine
 from gspo.trainer.critics import Critic, Schedule, Stats
-from gspo.trainer.folder import write_config
 from gspo.trainer.preparation import Reference
+from gspo.trainer.records import trained_otherwise, write_config
 from gspo.trainer.trained import Actor
 from gspo.world import World, is_main
 
@@ -52,6 +61,10 @@ class JsonState(Part):
 
     def check(self, checkpoint: Checkpoint) -> None:
         """See `Stateful`; the state is tried on a copy."""
+        if self._key not in checkpoint.state:
+            raise CheckpointError(
+                f"{checkpoint.path} holds no {self._key}: resume with the settings that the run began with"
+            )
         copy(self._part).load_state_dict(checkpoint.state[self._key])
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -107,6 +120,8 @@ class Run:
         say_once: prints a notice (text, subject), the first time that it is about this subject.
         only_validates: whether it ends after the first validation.
         step: the last finished step; 0 at the start.
+        stop_asked: whether the run is to end after this step.
+        saved_at: when a checkpoint was written last, or the run began; of `time.monotonic`.
         total_steps: the step after which the run is done.
     """
 
@@ -131,23 +146,42 @@ class Run:
     only_validates: bool = False
     callbacks: Sequence[Callback] = ()
     step: int = 0
+    stop_asked: bool = False
+    saved_at: float = field(default_factory=time.monotonic)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Goes on from a checkpoint where there is one, and writes the settings down where steps are left to train.
 
         Raises:
             CheckpointError: the checkpoint is of another run than this one's; nothing has changed.
+            ConfigError: all steps are done, with other settings.
         """
         if checkpoint is not None:
             self.restore(checkpoint)
             self.console.notice(f"resumed from {checkpoint.path} after step {self.step} of {self.total_steps}")
         only_looks = self.only_validates and checkpoint is not None
-        if self.step < self.total_steps and not only_looks and is_main(self.world):
-            for line in write_config(self.folder, self.config, self.step):
+        if only_looks or not is_main(self.world):
+            return
+        if self.step < self.total_steps:
+            for line in write_config(self.folder, self.config, None if checkpoint is None else self.step):
                 self.console.notice(line)
+        elif changed := trained_otherwise(self.folder, self.config, self.step):
+            raise ConfigError(
+                f"all {self.step} steps of the run in {self.folder} are done, with other settings ({changed}): name "
+                "another trainer.default_local_dir for these, set trainer.resume_mode=disable to begin again here (the "
+                "earlier run is moved aside), or raise trainer.total_training_steps to go on with them"
+            )
 
-    def save(self) -> Path:
-        """Writes a checkpoint of the current step, and returns its folder."""
+    def save(self, *, rolling: bool = False) -> Path:
+        """Writes a checkpoint of the current step, and returns its folder.
+
+        Args:
+            rolling: whether it makes room for later ones; see `save_checkpoint`.
+
+        Raises:
+            CheckpointError: the disk does not take it.
+        """
+        self.saved_at = time.monotonic()
         tensors: dict[str, Mapping[str, Tensor]] = {}
         state: dict[str, Any] = {"kind": self.kind}
         for part in self.parts.values():
@@ -155,8 +189,16 @@ class Run:
             state |= part.state(self.step)
         keep = self.config.trainer.max_actor_ckpt_to_keep
         if is_main(self.world):
-            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep)
+            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
         return self.folder / "checkpoints" / f"global_step_{self.step}"
+
+    def is_due(self) -> bool:
+        """Whether `trainer.save_interval_minutes` asks for a checkpoint, by the main rank's clock."""
+        trainer = self.config.trainer
+        if trainer.save_freq > 0 or trainer.save_interval_minutes is None:
+            return False
+        waited = time.monotonic() - self.saved_at
+        return self.world.any(is_main(self.world) and waited >= 60 * trainer.save_interval_minutes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint: every part is checked before any is changed.
@@ -164,8 +206,14 @@ class Run:
         Raises:
             CheckpointError: it is of another run than this one's.
         """
-        for part in self.parts.values():
-            part.check(checkpoint)
+        try:
+            for part in self.parts.values():
+                part.check(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{error}. To leave the run in {checkpoint.path.parent.parent} as it is, name another "
+                "trainer.default_local_dir; trainer.resume_mode=disable begins again (the earlier run is moved aside)"
+            ) from error
         for part in self.parts.values():
             part.load(checkpoint)
         if "critic" in checkpoint.state and "critic" not in self.parts:

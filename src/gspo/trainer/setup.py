@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
-
+from gspo.checkpoint import seed_generators
 from gspo.config import Config, load_external, notices, require_keys, require_supported
 from gspo.config.schema import TrainerConfig
 from gspo.models import Policy, Scorer, load_actor_tokenizer, load_policy
@@ -48,7 +47,8 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
     trainer, data, kind = config.trainer, config.data, Kind.of(config)
     with ExitStack() as stack:
         tokenizer = given.tokenizer or load_actor_tokenizer(config.policy_model)
-        ground = read_ground(config, given, tokenizer, train_teacher=kind.distils)
+        found, lines = find_checkpoint(trainer, "train")
+        ground = read_ground(config, given, tokenizer, found, train_teacher=kind.distils)
         rewards = given.reward_manager or stack.enter_context(
             RewardManager(
                 config.reward,
@@ -61,9 +61,8 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         stages = kind.stages(trainer, ground.sampler.batches_per_epoch)
         steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         total_steps = stages.warmup + steps
-        found, lines = find_checkpoint(trainer, "train")
         config = keep_models(config, given, found, lines.append)
-        torch.manual_seed(trainer.seed)
+        seed_generators(trainer.seed)
         models = _load(config, given, ground, kind)
         frame = stack.enter_context(
             framed(
@@ -75,6 +74,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 _header(config, kind, models.policy, ground.train_data.summary(), stages, total_steps),
                 [
                     *lines,
+                    *ground.origin.notices,
                     *_about_length(trainer, stages, steps),
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,

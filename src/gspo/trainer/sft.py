@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gspo.algorithms.stats import Mean, merge_stats, to_floats
+from gspo.checkpoint import seed_generators
 from gspo.config import Config, require_keys, supervised_notices
 from gspo.data.sampler import shard
 from gspo.groups import Group, GroupBatch, Prompt
@@ -103,19 +104,21 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
     section, trainer, optim = config.policy_model, config.trainer, config.actor.optim
     with ExitStack() as stack:
         tokenizer = given.tokenizer or load_actor_tokenizer(section)
-        ground = read_ground(config, given, tokenizer, train_teacher=True, val_teacher=True, text_key="answer_key")
-        total_steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         found, lines = find_checkpoint(trainer, "sft")
+        ground = read_ground(
+            config, given, tokenizer, found, train_teacher=True, val_teacher=True, text_key="answer_key"
+        )
+        total_steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         config = keep_models(config, given, found, lines.append)
         section = config.policy_model
-        torch.manual_seed(trainer.seed)
+        seed_generators(trainer.seed)
         policy = load_policy(section, tokenizer, ground.device, ground.longest, model=given.model)
         header = {
             "model": f"{section.path} ({type(policy.model).__name__}, {policy.model.num_parameters() / 1e6:.1f}M)",
             "algorithm": f"supervised fine-tuning on {config.data.answer_key}, lr {optim.lr:g}",
             "data": ground.train_data.summary(),
         }
-        notices = [*lines, *supervised_notices(config)]
+        notices = [*lines, *ground.origin.notices, *supervised_notices(config)]
         frame = stack.enter_context(framed(config, found, given.world, ground.device, total_steps, header, notices))
         actor = Actor(policy, optim, total_steps, given.world)
         work = _Supervised(config, ground, actor, frame, given.world)
@@ -137,6 +140,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             parts={
                 "actor": actor,
                 "sampler": JsonState("sampler", ground.sampler),
+                "origin": ground.origin,
                 "rng": RandomState(frame.console.notice),
             },
             take_step=work.take_step,

@@ -23,6 +23,9 @@ from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
 
+# The types that weights may have, by safetensors' names.
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
 
 class Trained:
     """A module with an optimizer and a learning-rate schedule.
@@ -58,6 +61,7 @@ class Trained:
         self.optimizer = make_optimizer(module, optim)
         self.schedule = make_schedule(self.optimizer, optim, total_steps)
         self.peak_lr = optim.lr
+        self._num_skipped = 0
         self._clip_grad = optim.clip_grad
         self._model_key = model_key
         self._lr_key = optim.key("lr")
@@ -84,6 +88,7 @@ class Trained:
             self.loss_scale.unscale(self.module.parameters())
         norm = clip_and_step(self.module, self.optimizer, self._clip_grad, self._world)
         skipped = not math.isfinite(norm)
+        self._num_skipped += skipped
         stats: dict[str, Stat] = {f"{self.name}/skipped_steps": Mean(float(skipped))}
         if self.loss_scale is not None:
             stats[f"{self.name}/loss_scale"] = Mean(self.loss_scale.value)
@@ -139,7 +144,21 @@ class Trained:
         del step  # the schedule counts for itself
         _, optimizer = optimizer_to_tensors(self.optimizer, self.module.named_parameters())
         scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}
-        return {self.name: {"optimizer": optimizer, "schedule_step": self.schedule.last_epoch, **scale}}
+        counts = {"schedule_step": self.schedule.last_epoch, "skipped": self._num_skipped}
+        return {self.name: {"optimizer": optimizer, **counts, **scale}}
+
+    def check_moved(self) -> None:
+        """Holds, at the end of a run, that not all of its optimizer steps were left out.
+
+        Raises:
+            ValueError: they were, and the weights are those that the run began with.
+        """
+        if self._num_skipped and not any(self.optimizer.state.values()):
+            raise ValueError(
+                f"every optimizer step of the {self.name} was left out ({self._num_skipped}), as its gradient was NaN or "
+                f"infinite: the weights are those that the run began with. Look for rewards or losses that are not "
+                f"finite, lower {self._lr_key}, and begin again with trainer.resume_mode=disable"
+            )
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Checks that a checkpoint holds this model, before anything of the run is changed.
@@ -150,22 +169,34 @@ class Trained:
         if self.name not in checkpoint.tensors:
             raise CheckpointError(
                 f"{checkpoint.path} holds no {self.name}, which this run trains: resume with the settings that the run "
-                "began with, or start again with trainer.resume_mode=disable"
+                "began with"
             )
         for entry, module in self._entries().items():
-            mine = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-            if difference := _difference(mine, checkpoint.shapes(entry)):
+            mine, heads = module.state_dict(), checkpoint.heads(entry)
+            shapes = {name: tuple(tensor.shape) for name, tensor in mine.items()}
+            if difference := _difference(shapes, {name: head.shape for name, head in heads.items()}):
                 raise CheckpointError(
                     f"the weights in {checkpoint.path} are of another model than {self._model_key}: "
                     f"resume with the model the run began with ({difference})"
                 )
+            for name, tensor in mine.items():
+                was, now = _TYPES.get(heads[name].dtype), str(tensor.dtype).removeprefix("torch.")
+                if was is not None and now in _TYPES.values() and was != now:
+                    raise CheckpointError(
+                        f"the weights in {checkpoint.path} are {was}, and this run's are {now}: resume with "
+                        f"actor_rollout_ref.model.dtype={was}"
+                    )
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Goes back to where a checkpoint was taken, one that `check` has passed."""
         for entry, module in self._entries().items():
             module.load_state_dict(checkpoint.tensors[entry])
         moments, state = checkpoint.tensors[f"{self.name}_optim"], checkpoint.state[self.name]
+        configured = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         load_optimizer(self.optimizer, self.module.named_parameters(), moments, state["optimizer"])
+        for group, options in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(options)  # betas, weight decay and eps are those of the run as it is configured now
+        self._num_skipped = state.get("skipped", 0)  # a checkpoint of an earlier release has none
         self._set_rates(state["schedule_step"])
         if self.loss_scale is not None and "loss_scale" in state:
             self.loss_scale.load_state_dict(state["loss_scale"])
@@ -220,8 +251,7 @@ class Actor(Trained):
             holds, now = ("no", "true") if wanted else ("a", "false")
             raise CheckpointError(
                 f"{checkpoint.path} holds {holds} value head on the actor's backbone, and this run has "
-                f"critic.shared_backbone={now}: resume with the settings that the run began with, or start again with "
-                "trainer.resume_mode=disable"
+                f"critic.shared_backbone={now}: resume with the settings that the run began with"
             )
         super().check(checkpoint)
 

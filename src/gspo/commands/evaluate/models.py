@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from gspo.checkpoint import Checkpoint, find_latest, load_checkpoint
-from gspo.config import Config, load_config
+from gspo.config import Config
 from gspo.config.schema import ModelConfig
 from gspo.models import Policy, load_actor_tokenizer, load_policy
 from gspo.models.hub import HubError
+from gspo.trainer.exporting import began_with, is_checkpoint, load_weights
 
 __all__ = ["Candidate", "find_candidates"]
 
-_CHECKPOINT_NAME = re.compile(r"global_step_\d+")
 _KINDS = "a Hugging Face folder or hub name, a run's folder, or a checkpoint RUN/checkpoints/global_step_N"
 
 
@@ -65,18 +63,11 @@ class Candidate:
         except ValueError as error:
             raise ValueError(self._explained(error)) from error
         if self.weights is not None:
-            self._load_weights(policy, self.weights)
+            try:
+                load_weights(policy, self.weights, self.model)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from error
         return policy
-
-    def _load_weights(self, policy: Policy, checkpoint: Checkpoint) -> None:
-        try:
-            policy.model.load_state_dict(checkpoint.tensors["actor"])
-        except RuntimeError as error:
-            raise ValueError(
-                f"{self.name}: the weights in {checkpoint.path} are of another model than {self.model.path}, which the "
-                f"run's config.yaml names: is it still the model that the run began with? Else name that by --set "
-                f"actor_rollout_ref.model.path=FOLDER ({str(error).splitlines()[-1].strip()})"
-            ) from error
 
     def _explained(self, error: ValueError) -> str:
         if self.weights is not None and not Path(self.model.path or "").expanduser().exists():
@@ -123,10 +114,10 @@ def _find(name: str, config: Config) -> Candidate:
         return Candidate(name, replace(model, path=name), None, "hub name")
     if not path.is_dir():
         raise ValueError(f"MODEL {name} is a file: give {_KINDS}")
+    if is_checkpoint(path):
+        return _of_checkpoint(name, load_checkpoint(path), config)
     if (path / "config.json").is_file():
         return Candidate(name, replace(model, path=str(path)), None, "Hugging Face folder")
-    if (path / "state.json").is_file() or _CHECKPOINT_NAME.fullmatch(path.name):
-        return _of_checkpoint(name, load_checkpoint(path), path.resolve().parent.parent, config)
     if (path / "config.yaml").is_file():
         return _of_run(name, path, config)
     raise ValueError(f"MODEL {name} is a folder without config.json, config.yaml or state.json: give {_KINDS}")
@@ -139,7 +130,7 @@ def _of_run(name: str, run: Path, config: Config) -> Candidate:
     finished = (exported / "config.json").is_file()
     found = latest.checkpoint
     if found is not None and not (finished and _written(exported / "config.json") >= _written(found.path)):
-        return _of_checkpoint(name, found, run, config)
+        return _of_checkpoint(name, found, config)
     if finished:
         model = replace(config.policy_model, path=str(exported))
         return Candidate(name, model, None, f"run, its {exported.name}/")
@@ -150,31 +141,15 @@ def _of_run(name: str, run: Path, config: Config) -> Candidate:
     )
 
 
-def _of_checkpoint(name: str, checkpoint: Checkpoint, run: Path, config: Config) -> Candidate:
-    path = checkpoint.path
+def _of_checkpoint(name: str, checkpoint: Checkpoint, config: Config) -> Candidate:
     about = f"checkpoint after step {checkpoint.step}"
-    exported = path / "huggingface"
+    exported = checkpoint.path / "huggingface"
     if (exported / "config.json").is_file():
         return Candidate(name, replace(config.policy_model, path=str(exported)), None, about)
-    if "actor" not in checkpoint.tensors:
-        raise ValueError(f"MODEL {name}: {path} holds no actor.safetensors: give a checkpoint of a training run")
-    if not (run / "config.yaml").is_file():
-        raise ValueError(
-            f"MODEL {name}: {run / 'config.yaml'} is missing, which names the model that the checkpoint is of: keep "
-            "the checkpoint in its run's folder"
-        )
-    began_with = load_config(str(run), "config", external=False).policy_model
-    return Candidate(name, replace(began_with, **_user_set(config)), checkpoint, about)
-
-
-def _user_set(config: Config) -> dict[str, Any]:
-    """The entries of `actor_rollout_ref.model` that the user has set."""
-    model = config.policy_model
-    return {
-        field.name: getattr(model, field.name)
-        for field in fields(model)
-        if any(f"{key}.".startswith(f"{model.key(field.name)}.") for key in config.user_set)
-    }
+    try:
+        return Candidate(name, began_with(checkpoint, config), checkpoint, about)
+    except ValueError as error:
+        raise ValueError(f"MODEL {name}: {error}") from error
 
 
 def _written(path: Path) -> int:

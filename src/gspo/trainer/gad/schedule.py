@@ -94,5 +94,5 @@ def _check_warmup(checkpoint: Checkpoint, mine: int) -> None:
     if warmup != mine:
         raise CheckpointError(
             f"{checkpoint.path} is of a run with {warmup} steps of GAD's warmup, and this run has {mine}: "
-            f"set trainer.gad_warmup_steps={warmup}, or trainer.resume_mode=disable to start again"
+            f"set trainer.gad_warmup_steps={warmup}"
         )

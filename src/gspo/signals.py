@@ -1,0 +1,68 @@
+"""The signals that ask a command to stop: Ctrl-C, `kill` (a scheduler's time limit), and a terminal that is closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["Stopped", "handled", "leave_at_once", "let_go_of_terminal"]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+class Stopped(KeyboardInterrupt):
+    """A command that was asked to stop.
+
+    Attributes:
+        number: the signal.
+        said: where it was left, for the user; empty where there is nothing to say.
+    """
+
+    def __init__(self, number: int, said: str = "") -> None:
+        super().__init__(said)
+        self.number, self.said = number, said
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Within it `handler(number, frame)` is called where one of these signals comes.
+
+    A signal that the process ignores stays ignored: nohup, or a shell that starts a job in the background, wanted that.
+    Outside the main thread, where Python delivers no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [number for number in _STOPPING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def let_go_of_terminal() -> None:
+    """After a hangup: what is printed to the terminal, which is gone, is dropped; each write would be an error."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(devnull, descriptor)
+    os.close(devnull)
+
+
+def leave_at_once(number: int) -> None:
+    """Ends the process here, with the terminal's cursor as it was; children find their input closed and end."""
+    if sys.stdout.isatty():
+        sys.stdout.write(_SHOW_CURSOR)
+        sys.stdout.flush()
+    os._exit(128 + number)
