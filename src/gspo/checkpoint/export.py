@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ __all__ = ["export_hf"]
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
-def export_hf(model: Any, tokenizer: Any, path: Path | str) -> None:
+def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = ()) -> None:
     """Writes a transformers model with its generation config, and its tokenizer with the chat template.
 
     The attention implementation is this process's choice and is not written: a loader picks its own.
@@ -21,6 +22,9 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str) -> None:
     Args:
         model: a `PreTrainedModel`, whole on this process (not sharded or wrapped).
         tokenizer: a `PreTrainedTokenizerBase`.
+        path: the folder.
+        end_ids: tokens that end a response; the exported generation config names them too, so that what is sampled
+            elsewhere ends where it did here.
 
     Raises:
         CheckpointError: `model` cannot be saved by `save_pretrained`.
@@ -33,9 +37,23 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str) -> None:
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    config_file = path / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config_file.write_text(json.dumps(_without_attention(config), indent=2) + "\n", encoding="utf-8")
+    _rewrite(path / "config.json", _without_attention)
+    if end_ids:
+        _rewrite(path / "generation_config.json", lambda generation: _with_ends(generation, end_ids))
+
+
+def _rewrite(file: Path, change: Callable[[Any], Any]) -> None:
+    """Changes a JSON file, which is taken for an empty object where there is none."""
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(change(content), indent=2) + "\n", encoding="utf-8")
+
+
+def _with_ends(generation: dict[str, Any], end_ids: Sequence[int]) -> dict[str, Any]:
+    """The generation config with these end tokens behind its own: the first serves some readers as padding."""
+    named = generation.get("eos_token_id")
+    own = named if isinstance(named, list) else [] if named is None else [named]
+    ends = list(dict.fromkeys([*own, *end_ids]))
+    return {**generation, "eos_token_id": ends[0] if len(ends) == 1 else ends}
 
 
 def _without_attention(config: Any) -> Any:

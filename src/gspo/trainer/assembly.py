@@ -16,7 +16,7 @@ from gspo.config import Config
 from gspo.config.schema import RolloutConfig, TrainerConfig
 from gspo.groups import Group
 from gspo.methods import ADVANTAGES
-from gspo.models import Policy, Scorer
+from gspo.models import Ends, Policy, Scorer
 from gspo.rewards import RewardManager
 from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, make_engine
 from gspo.trainer.batching import Cut
@@ -178,6 +178,7 @@ class Assembly:
             cut=Cut.of_critic(config.critic, config.trainer.seed),
             stages=self._stages,
             tokenizer=self._ground.tokenizer,
+            ends=Ends.of(self._ground.tokenizer, self._models.policy.model),
             max_response_length=config.data.max_response_length,
             clock=self._clock,
             world=self._world,

@@ -13,7 +13,7 @@ from gspo.algorithms.stats import Mean, merge_stats, to_floats
 from gspo.config import Config, require_keys, supervised_notices
 from gspo.data.sampler import shard
 from gspo.groups import Group, GroupBatch, Prompt
-from gspo.models import load_actor_tokenizer, load_policy
+from gspo.models import Ends, load_actor_tokenizer, load_policy
 from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
 from gspo.trainer.folder import find_checkpoint
@@ -47,6 +47,7 @@ class _Supervised:
     def __init__(self, config: Config, ground: Ground, actor: Actor, frame: Frame, world: World) -> None:
         self._ground, self._actor, self._frame, self._world = ground, actor, frame, world
         self._limit = config.data.max_response_length
+        self._ends = Ends.of(ground.tokenizer, actor.policy.model)
         # One training step is one optimizer step on the whole batch.
         self._cut = Cut.into_passes(config.actor)
 
@@ -90,9 +91,8 @@ class _Supervised:
         groups = []
         for prompt in prompts:
             assert prompt.teacher_response is not None  # the dataset requires it
-            groups.append(
-                Group(prompt, [answer_response(prompt.teacher_response, self._ground.tokenizer, self._limit)])
-            )
+            answer = answer_response(prompt.teacher_response, self._ground.tokenizer, self._limit, self._ends)
+            groups.append(Group(prompt, [answer]))
         return GroupBatch.from_groups(groups, self._actor.policy.device)
 
 

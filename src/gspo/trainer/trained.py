@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.algorithms.stats import Mean, Stat
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, load_optimizer, optimizer_to_tensors
 from gspo.config.schema import OptimConfig
-from gspo.models import VALUE_HEAD, Policy, Scorer
+from gspo.models import VALUE_HEAD, Policy, Scorer, end_token_ids
 from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
@@ -208,7 +208,8 @@ class Actor(Trained):
 
     def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """Writes the model as a Hugging Face folder."""
-        export_hf(self.policy.model, tokenizer, folder)
+        model = self.policy.model
+        export_hf(model, tokenizer, folder, end_ids=end_token_ids(model, tokenizer))
 
 
 def _difference(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str:
