@@ -5,9 +5,11 @@ from __future__ import annotations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo.config.schema import ModelConfig
+from gspo.models.checking import verify_packed_forward
 from gspo.models.hub import require_hub
+from gspo.models.limits import require_length
 from gspo.models.loading import load_model, load_tokenizer
-from gspo.models.policy import Policy, verify_packed_forward
+from gspo.models.policy import Policy
 from gspo.models.preparing import prepare_model
 from gspo.models.scalar_head import scalar_head
 
@@ -90,12 +92,7 @@ def load_policy(
             f"the tokenizer has {len(tokenizer)} tokens and the model {name} only {vocabulary}: "
             f"they do not belong together; set {remedy}"
         )
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"the longest prompt and data.max_response_length together are {longest} tokens, and the model "
-            f"{name} has {positions} positions: lower data.max_response_length or data.max_prompt_length"
-        )
-    verify_packed_forward(policy)
+    require_length(model.config, longest, f"the model {name}")
+    verify_packed_forward(policy, longest, gradients=train)
     model.requires_grad_(train)
     return policy

@@ -157,5 +157,8 @@ def _eps(module: nn.Module) -> float:
 @torch.no_grad()
 def _agrees(module: nn.Module, original: type[nn.Module], weight: Tensor) -> bool:
     x = torch.randn(3, weight.shape[-1], generator=torch.Generator().manual_seed(0))
-    expected: Tensor = cast(Any, original).forward(module, x)
-    return same_values(module(x), expected)
+    try:
+        expected: Tensor = cast(Any, original).forward(module, x)
+        return same_values(module(x), expected)
+    except Exception:  # a module that is called in another way is not of the usual form
+        return False
