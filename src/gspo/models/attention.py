@@ -37,14 +37,14 @@ class AttentionContext(Protocol):
 
         Args:
             query: (batch, heads, tokens, head size), rotary positions applied.
-            key, value: (batch, key-value heads, tokens, head size).
+            key, value: (batch, key-value heads, tokens, head size); a value's size may be another than a key's.
             layer: number of the layer, from 0.
             scale: factor on the scores.
             window: a token sees itself and the `window - 1` before it; None sees all.
             softcap: scores become softcap * tanh(score / softcap) (Gemma 2); None leaves them.
 
         Returns:
-            (batch, tokens, heads, head size)
+            (batch, tokens, heads, a value's size)
         """
         ...
 

@@ -147,7 +147,7 @@ class Backbone(nn.Module):
 
         Where products have another type, that is a copy of the weights in it; on a CPU it is one in another order.
         """
-        was_training = self.model.training
+        in_training_mode = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
             with ExitStack() as stack:
@@ -157,7 +157,8 @@ class Backbone(nn.Module):
                 yield
         finally:
             self._sampling = self._sampling_head = None
-            self.model.train(was_training)
+            for module in in_training_mode:
+                module.training = True
 
     def _lay_out(self, held: ExitStack) -> None:
         if self.compute.products is None:

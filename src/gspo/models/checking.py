@@ -37,7 +37,7 @@ _SHORT = 9
 _FEW = 8
 # Operations of one pass of all the tokens: about a second on two cores, and on a GPU.
 _OPERATIONS = {"cpu": 1e11, "cuda": 1e13}
-# A window or so is worth this many times as much.
+# To see both sides of a sliding window is worth this many times as much.
 _WORTH = 4.0
 # Scores of one layer, which the model's own attention holds whole.
 _SCORES = 2**27
@@ -59,7 +59,8 @@ def verify_packed_forward(policy: Policy, longest: int = _SHORT, *, gradients: b
     try:
         with torch.no_grad():
             furthest = _compare(policy, [_short(policy)], watched, 1.0)
-            length = checked_length(policy, longest, watched.windows)
+            _require_one_number(policy)
+            length = checked_length(policy, longest)
             if length > _SHORT:
                 furthest = max(furthest, _compare(policy, [_short(policy), *_long(policy, length)], watched, _FURTHEST))
         if gradients:
@@ -77,13 +78,12 @@ def verify_packed_forward(policy: Policy, longest: int = _SHORT, *, gradients: b
     return furthest
 
 
-def checked_length(policy: Policy, longest: int, windows: set[int]) -> int:
+def checked_length(policy: Policy, longest: int) -> int:
     """On how many tokens to compare: the longest, or for a large model as many as a second or two allow.
 
     Args:
         policy: the model.
         longest: tokens of the longest prompt and response together.
-        windows: sliding windows of its layers, both sides of which are worth more.
     """
     text = policy.model.config.get_text_config()
     heads = getattr(text, "num_attention_heads", None) or 1
@@ -93,10 +93,11 @@ def checked_length(policy: Policy, longest: int, windows: set[int]) -> int:
     def fits(length: int, operations: float) -> bool:
         return 2.0 * size * 5 * length <= operations and heads * length**2 <= _SCORES
 
-    beyond = [window + _FEW for window in windows if window < longest]
+    window = getattr(text, "sliding_window", None)
+    beyond = min(longest, window + _FEW) if isinstance(window, int) and window < longest else 0
     wanted = [longest, *(longest >> halvings for halvings in range(1, 32))]
     affordable = next(length for length in [*wanted, 0] if fits(length, budget))
-    return max([affordable, *(min(b, longest) for b in beyond if fits(b, _WORTH * budget))])
+    return max(affordable, beyond) if fits(beyond, _WORTH * budget) else affordable
 
 
 def made_group(policy: Policy, seed: int, prompt: int, *responses: int) -> Group:
@@ -161,6 +162,13 @@ def _compare(policy: Policy, groups: list[Group], watched: _Watched, allowed: fl
     return furthest
 
 
+def _require_one_number(policy: Policy) -> None:
+    """Raises where two passes over the same tokens differ: what is drawn at random in a model cannot be trained on."""
+    first, second = (torch.cat(_packed(policy, [_short(policy)])) for _ in range(2))
+    if not float((first - second).abs().max()) <= TOLERANCE[policy.product_dtype]:
+        raise _Differs("two passes over the same tokens give different log-probabilities; it draws something at random")
+
+
 def _packed(policy: Policy, groups: list[Group], watched: _Watched | None = None) -> tuple[Tensor, ...]:
     """Log-probabilities of each response's tokens, from packed groups."""
     row = pack(groups, device=policy.device)
@@ -215,13 +223,10 @@ class _Watched:
 
     def __init__(self) -> None:
         self.layers: set[int] = set()
-        self.windows: set[int] = set()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, **asked: Any) -> Tensor:
         """See `AttentionContext`."""
         self.layers.add(asked["layer"])
-        if asked["window"] is not None:
-            self.windows.add(asked["window"])
         return self.context.attend(query, key, value, **asked)
 
     def unseen(self, policy: Policy) -> str:

@@ -27,6 +27,7 @@ class Policy:
 
     Attributes:
         backbone: through which every pass goes; it holds the model and the value head.
+        notices: lines that a run says of it at its start.
 
     Raises:
         ValueError: the model does not use the attention interface.
@@ -39,6 +40,7 @@ class Policy:
         self.model = model
         self.value_head = value_head
         self.backbone = Backbone(model, value_head, compute)
+        self.notices: list[str] = []
 
     @property
     def device(self) -> torch.device:

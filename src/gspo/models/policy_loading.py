@@ -10,10 +10,13 @@ from gspo.models.hub import require_hub
 from gspo.models.limits import require_length
 from gspo.models.loading import load_model, load_tokenizer
 from gspo.models.policy import Policy
-from gspo.models.preparing import prepare_model
+from gspo.models.preparing import prepare_model, randomness
 from gspo.models.scalar_head import scalar_head
 
 __all__ = ["load_actor_tokenizer", "load_policy"]
+
+# torch's layer of this name calls its rate p.
+_DROPOUT = "dropout"
 
 
 def load_actor_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -71,6 +74,7 @@ def load_policy(
             "actor_rollout_ref.model.override_config replaces entries where a model is read from a folder, and this "
             "one is an object: set them when you make it, and take override_config out"
         )
+    random = randomness(model)
     compute = prepare_model(
         model,
         dtype=config.dtype if path is None else None,
@@ -81,6 +85,12 @@ def load_policy(
         path=path,
     )
     policy = Policy(model, scalar_head(model) if with_values else None, compute)
+    if random and train:
+        rates = ", ".join(f"{_DROPOUT if rate == 'p' else rate} {value:g}" for rate, value in sorted(random.items()))
+        policy.notices.append(
+            f"{type(model).__name__}: what its training mode draws at random is off ({rates}): a token's "
+            "log-probability must be one number"
+        )
     name, vocabulary = "that was given" if path is None else f"in {path}", policy.vocabulary_size
     if len(tokenizer) > vocabulary:
         remedy = (

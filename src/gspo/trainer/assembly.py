@@ -150,7 +150,7 @@ class Assembly:
         if self._given.engine is not None:
             return self._given.engine
         seed, max_num_seqs = self._config.trainer.seed, self._rollout.max_num_seqs
-        context = EngineContext(self._models.policy, self._ground.tokenizer, seed, max_num_seqs)
+        context = EngineContext(self._models.policy, self._ground.tokenizer, seed, max_num_seqs, self._ground.longest)
         return make_engine(self._rollout.name, context)
 
     @cached_property
