@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo.config.schema import ModelConfig
 from gspo.models.checking import verify_packed_forward
+from gspo.models.cpu.fused import undo_fused_kernels
 from gspo.models.hub import require_hub
 from gspo.models.limits import require_length
 from gspo.models.loading import load_model, load_tokenizer
@@ -103,6 +106,19 @@ def load_policy(
             f"they do not belong together; set {remedy}"
         )
     require_length(model.config, longest, f"the model {name}")
-    verify_packed_forward(policy, longest, gradients=train)
+    _verify(policy, longest, train, config.use_fused_kernels)
     model.requires_grad_(train)
     return policy
+
+
+def _verify(policy: Policy, longest: int, train: bool, fused: bool) -> None:
+    """Checks a model, on its own operations where this project's do not serve it."""
+    try:
+        verify_packed_forward(policy, longest, gradients=train)
+    except ValueError as error:
+        if not fused:
+            raise
+        undo_fused_kernels(policy.model)
+        policy.backbone.compute = replace(policy.backbone.compute, flex=False)
+        verify_packed_forward(policy, longest, gradients=train)
+        policy.notices.append(f"actor_rollout_ref.model.use_fused_kernels does not serve this model and is off: {error}")

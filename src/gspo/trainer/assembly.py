@@ -18,7 +18,7 @@ from gspo.groups import Group
 from gspo.methods import ADVANTAGES
 from gspo.models import Ends, Policy, Scorer
 from gspo.rewards import RewardManager
-from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, make_engine
+from gspo.rollout import EngineContext, LocalEngine, RolloutEngine, SamplingParams, make_engine
 from gspo.trainer.batching import Cut
 from gspo.trainer.collector import Collector, FilteringCollector
 from gspo.trainer.critics import Critic, NoCritic, Phase, Schedule, Stats, nothing, rest
@@ -35,6 +35,8 @@ from gspo.trainer.validation import Measure, Validation, accuracy, held_out_pair
 from gspo.trainer.value_critic import SharedValueHead, ValueCritic
 
 __all__ = ["Assembly", "Kind", "Models", "answer_sampling", "training_sampling", "validation_sampling"]
+
+_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ class Assembly:
     def _schedule(self) -> Schedule:
         """The phases: GAD's warmup, the critic alone, and what the run is for."""
         config, stages = self._config, self._stages
-        collector = self._collector()
+        collector, policy = self._collector(), self._models.policy
         update = PolicyUpdate(
             self.actor,
             self._actor_section,
@@ -273,6 +275,7 @@ class Assembly:
             self._clock,
             self._world,
             self._value_head,
+            exact_samples=isinstance(self.engine, LocalEngine) and policy.product_dtype.itemsize >= _FLOAT32_BYTES,
         )
         plain = Phase(collector.collect, self._preparation().prepare, update.update)
         last = plain

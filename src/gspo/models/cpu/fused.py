@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gspo.models.cpu.fused_attention import fuse_attention, same_values
+from gspo.models.cpu.fused_attention import _FusedAttention, fuse_attention, same_values
 from gspo.models.cpu.linear import (
     FastLinear,
     gradient_of_weight,
@@ -22,7 +22,7 @@ from gspo.models.cpu.linear import (
     use_fast_linears,
 )
 
-__all__ = ["use_fused_kernels"]
+__all__ = ["undo_fused_kernels", "use_fused_kernels"]
 
 # A norm's result is divided by weights no smaller than this, so that no digits are lost.
 _SMALLEST = 1e-6
@@ -121,6 +121,15 @@ def use_fused_kernels(model: nn.Module) -> None:
     use_fast_linears(model)
     _fuse_modules(model)
     fuse_attention(model)
+
+
+def undo_fused_kernels(model: nn.Module) -> None:
+    """Puts a model's layers back on their own operations, in place."""
+    for module in model.modules():
+        if isinstance(module, (_FusedNorm, _FusedMLP, _FusedAttention)):
+            module.__class__ = type(module).__bases__[1]
+        elif type(module) is FastLinear:
+            module.__class__ = nn.Linear
 
 
 def _fuse_modules(model: nn.Module) -> None:
