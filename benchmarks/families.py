@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gspo.groups import Prompt
@@ -42,7 +42,7 @@ FAMILIES: tuple[str, ...] = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 WORKS, UNFUSED, REFUSED, UNMADE = "works", "works without fused kernels", "refused", "no tiny model"
 
 # Parameters of a tiny model; more come from a default that no size below replaces.
-_LARGEST = 2e7
+_LARGEST = 1e8
 # Sizes by the names that configurations have for them.
 _HIDDEN, _LAYERS, _HEADS, _POSITIONS, _WINDOW = 32, 4, 4, 128, 12
 _SIZES: dict[str, Any] = {
@@ -66,7 +66,8 @@ _SIZES: dict[str, Any] = {
     "mamba_head_dim": 16, "state_size": 8, "ssm_state_size": 8, "n_groups": 1, "mamba_n_groups": 1, "time_step_rank": 4,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "lru_width": _HIDDEN, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96,
-    "query_pre_attn_scalar": 8, "laurel_rank": 4, "max_window_layers": 2, "word_embed_proj_dim": _HIDDEN, "embedding_size": _HIDDEN,
+    "query_pre_attn_scalar": 8, "laurel_rank": 4, "max_window_layers": 2, "word_embed_proj_dim": _HIDDEN,
+    "embedding_size": _HIDDEN,
 }  # fmt: skip
 # What a family needs besides.
 _SPECIAL: dict[str, dict[str, Any]] = {
@@ -75,6 +76,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "gemma3n_text": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.0] * _LAYERS},
     "gemma3n": {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.0] * _LAYERS},
     "olmo": {"clip_qkv": 0.5},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
 }
 
 
@@ -108,6 +110,9 @@ def _sized(kind: Any, special: dict[str, Any]) -> PreTrainedConfig:
         if name in parts and inspect.isclass(parts[name]) and name in names:
             given[name] = _sized(parts[name], special).to_dict()
             given = {key: value for key, value in given.items() if key == name}
+    for name in ("vision_config", "audio_config"):
+        if name in parts and inspect.isclass(parts[name]) and parts[name] is not AutoConfig and name in names:
+            given[name] = {**_sized(parts[name], {}).to_dict(), "image_size": 28, "patch_size": 14}
     if "kv_lora_rank" in given and "num_key_value_heads" in given:
         given["num_key_value_heads"] = _HEADS  # latent attention has keys for every head
     if "layer_types" in names and getattr(kind, "layer_types", None):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,17 @@ from gspo.models.precision import copies_held, products_of
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scalar_head import read_numbers
 
-__all__ = ["Backbone", "Compute", "Inputs", "Read", "Reading"]
+__all__ = ["Backbone", "Compute", "Inputs", "Read", "Reading", "decoder_of"]
+
+
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The decoder without its output head: what gives the last hidden states."""
+    found: Any = model.get_decoder()
+    if not isinstance(found, PreTrainedModel):  # some call their output head the decoder
+        found = model.base_model
+    while found.get_output_embeddings() is not None and isinstance(getattr(found, "model", None), PreTrainedModel):
+        found = found.model  # the text model of a wrapper, with a head of its own
+    return found
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class Backbone(nn.Module):
     def _hidden(self, inputs: Inputs) -> Tensor:
         """Last hidden states. (batch, tokens, hidden size)"""
         with products_of(self.compute.products, inputs.input_ids.device):
-            output = self.model.get_decoder()(
+            output = decoder_of(self.model)(
                 input_ids=inputs.input_ids,
                 position_ids=inputs.position_ids,
                 attention_mask=None,

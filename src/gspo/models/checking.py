@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gspo.groups import Group, Prompt, Response
-from gspo.models.attention import AttentionContext
 from gspo.models.backbone import Inputs, Read
 from gspo.models.packing import pack
 from gspo.models.policy import Policy
@@ -55,24 +53,23 @@ def verify_packed_forward(policy: Policy, longest: int = _SHORT, *, gradients: b
         ValueError: the model cannot run packed groups, or they differ by more than rounding; says why.
     """
     name = type(policy.model).__name__
-    watched = _Watched()
     try:
         with torch.no_grad():
-            furthest = _compare(policy, [_short(policy)], watched, 1.0)
+            furthest = _compare(policy, [_short(policy)], 1.0)
             _require_one_number(policy)
             length = checked_length(policy, longest)
             if length > _SHORT:
-                furthest = max(furthest, _compare(policy, [_short(policy), *_long(policy, length)], watched, _FURTHEST))
+                furthest = max(furthest, _compare(policy, [_short(policy), *_long(policy, length)], _FURTHEST))
         if gradients:
             _compare_gradients(policy)
     except _Differs as error:
-        raise ValueError(f"{name}: {error}{watched.unseen(policy)}") from None
+        raise ValueError(f"{name}: {error}{_why(policy)}") from None
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's own code raises where it is not called as it expects
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
         raise ValueError(
-            f"{name} cannot run packed groups: {said}{watched.unseen(policy)}; train a model of another family "
+            f"{name} cannot run packed groups: {said}{_why(policy)}; train a model of another family "
             "(Llama, Qwen, Gemma, Mistral, ...)"
         ) from error
     return furthest
@@ -141,13 +138,13 @@ class _Differs(ValueError):
     """Packed groups and the model's own forward pass are not the same."""
 
 
-def _compare(policy: Policy, groups: list[Group], watched: _Watched, allowed: float) -> float:
+def _compare(policy: Policy, groups: list[Group], allowed: float) -> float:
     """The largest difference of a log-probability.
 
     Raises:
         _Differs: a response is off by more than the tolerance on average, or a token by `allowed` times as much.
     """
-    ours = _packed(policy, groups, watched)
+    ours = _packed(policy, groups)
     tolerance, furthest = TOLERANCE[policy.product_dtype], 0.0
     for own, packed in zip(_own(policy, groups), ours, strict=True):
         difference = (packed - own).abs()
@@ -169,15 +166,10 @@ def _require_one_number(policy: Policy) -> None:
         raise _Differs("two passes over the same tokens give different log-probabilities; it draws something at random")
 
 
-def _packed(policy: Policy, groups: list[Group], watched: _Watched | None = None) -> tuple[Tensor, ...]:
+def _packed(policy: Policy, groups: list[Group]) -> tuple[Tensor, ...]:
     """Log-probabilities of each response's tokens, from packed groups."""
     row = pack(groups, device=policy.device)
-    inputs = policy.backbone.inputs(row)
-    if watched is not None:
-        assert inputs.context is not None
-        watched.context = inputs.context
-        inputs = Inputs(inputs.input_ids, inputs.position_ids, watched)
-    log_probs = policy.backbone(inputs, Read(row.sources, row.targets)).log_probs
+    log_probs = policy.backbone(policy.backbone.inputs(row), Read(row.sources, row.targets)).log_probs
     return tuple(log_probs.split([len(response) for group in groups for response in group.responses]))
 
 
@@ -216,21 +208,23 @@ def _compare_gradients(policy: Policy) -> None:
             )
 
 
-class _Watched:
-    """An attention context that notes what passes through it."""
+def _why(policy: Policy) -> str:
+    """What is known of the reason why a model cannot be packed, to add to the refusal."""
+    kinds = getattr(policy.model.config.get_text_config(), "layer_types", None) or []
+    others = sorted({str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)})
+    if others:
+        return f" (it has layers of {' and '.join(others)}, which packed groups would run into one)"
+    return "" if _is_causal(policy) else " (a token's log-probability depends on the tokens behind it)"
 
-    context: AttentionContext
 
-    def __init__(self) -> None:
-        self.layers: set[int] = set()
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, **asked: Any) -> Tensor:
-        """See `AttentionContext`."""
-        self.layers.add(asked["layer"])
-        return self.context.attend(query, key, value, **asked)
-
-    def unseen(self, policy: Policy) -> str:
-        """What to add to a refusal of a model in which some layers mix tokens by other means than attention."""
-        kinds = getattr(policy.model.config.get_text_config(), "layer_types", None) or []
-        others = sorted({str(kind) for kind in kinds if "attention" not in str(kind) or "linear" in str(kind)})
-        return f" (it has layers of {' and '.join(others)}, which packed groups would run into one)" if others else ""
+@torch.no_grad()
+def _is_causal(policy: Policy) -> bool:
+    """Whether the model's own log-probabilities stay where the sequence goes on; taken to be so where it cannot run."""
+    group = made_group(policy, 0, 4, 8)
+    (response,) = group.responses
+    begun = Group(group.prompt, [Response(response.token_ids[:4], [0.0] * 4, "", "stop")])
+    try:
+        whole, part = next(_own(policy, [group])), next(_own(policy, [begun]))
+    except Exception:
+        return True
+    return not float((whole[:4] - part).abs().max()) > TOLERANCE[policy.product_dtype]

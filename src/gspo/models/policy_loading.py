@@ -121,4 +121,6 @@ def _verify(policy: Policy, longest: int, train: bool, fused: bool) -> None:
         undo_fused_kernels(policy.model)
         policy.backbone.compute = replace(policy.backbone.compute, flex=False)
         verify_packed_forward(policy, longest, gradients=train)
-        policy.notices.append(f"actor_rollout_ref.model.use_fused_kernels does not serve this model and is off: {error}")
+        policy.notices.append(
+            f"actor_rollout_ref.model.use_fused_kernels does not serve this model and is off: {error}"
+        )

@@ -125,6 +125,7 @@ def use_fused_kernels(model: nn.Module) -> None:
 
 def undo_fused_kernels(model: nn.Module) -> None:
     """Puts a model's layers back on their own operations, in place."""
+    module: Any
     for module in model.modules():
         if isinstance(module, (_FusedNorm, _FusedMLP, _FusedAttention)):
             module.__class__ = type(module).__bases__[1]
