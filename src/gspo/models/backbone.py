@@ -24,7 +24,19 @@ from gspo.models.precision import copies_held, products_of
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scalar_head import read_numbers
 
-__all__ = ["Backbone", "Compute", "Inputs", "Read", "Reading", "decoder_of"]
+__all__ = ["Backbone", "Compute", "Inputs", "Read", "Reading", "decoder_of", "evaluation_mode"]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """While open, no module is in training mode: none recomputes its activations."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
 
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -157,18 +169,14 @@ class Backbone(nn.Module):
 
         Where products have another type, that is a copy of the weights in it; on a CPU it is one in another order.
         """
-        in_training_mode = [module for module in self.model.modules() if module.training]
-        self.model.eval()
         try:
-            with ExitStack() as stack:
+            with evaluation_mode(self.model), ExitStack() as stack:
                 if self.compute.products is not None:
                     stack.enter_context(copies_held(self.model.device))
                 self._sampling = stack
                 yield
         finally:
             self._sampling = self._sampling_head = None
-            for module in in_training_mode:
-                module.training = True
 
     def _lay_out(self, held: ExitStack) -> None:
         if self.compute.products is None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gspo.groups import Group, Prompt, Response
-from gspo.models.backbone import Inputs, Read
+from gspo.models.backbone import Inputs, Read, evaluation_mode
 from gspo.models.packing import pack
 from gspo.models.policy import Policy
 
@@ -61,7 +61,9 @@ def verify_packed_forward(policy: Policy, longest: int = _SHORT, *, gradients: b
             if length > _SHORT:
                 furthest = max(furthest, _compare(policy, [_short(policy), *_long(policy, length)], _FURTHEST))
         if gradients:
-            _compare_gradients(policy)
+            # The model's own backward pass would recompute under this project's attention, which needs a context.
+            with evaluation_mode(policy.model):
+                _compare_gradients(policy)
     except _Differs as error:
         raise ValueError(f"{name}: {error}{_why(policy)}") from None
     except torch.OutOfMemoryError:

@@ -125,12 +125,15 @@ def use_fused_kernels(model: nn.Module) -> None:
 
 def undo_fused_kernels(model: nn.Module) -> None:
     """Puts a model's layers back on their own operations, in place."""
-    module: Any
     for module in model.modules():
         if isinstance(module, (_FusedNorm, _FusedMLP, _FusedAttention)):
-            module.__class__ = type(module).__bases__[1]
+            _become(module, type(module).__bases__[1])
         elif type(module) is FastLinear:
-            module.__class__ = nn.Linear
+            _become(module, nn.Linear)
+
+
+def _become(module: Any, kind: type) -> None:
+    module.__class__ = kind
 
 
 def _fuse_modules(model: nn.Module) -> None:
