@@ -317,7 +317,7 @@ def evaluate(
     sampling = answer_sampling(rollout, data_section.max_response_length, heat)
     with ExitStack() as stack:
         if engine is None:
-            context = EngineContext(policy, reader, resolved.trainer.seed, rollout.max_num_seqs)
+            context = EngineContext(policy, reader, resolved.trainer.seed, rollout.max_num_seqs, longest)
             engine = make_engine(rollout.name, context)
             stack.callback(engine.close)
         check_engine(engine)

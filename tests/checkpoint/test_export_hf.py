@@ -13,6 +13,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -84,6 +85,19 @@ def test_private_attention_is_not_written_for_nested_configs(tmp_path: Path) -> 
 
     export_hf(Saved(), tiny_tokenizer(), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == {"text_config": {"hidden_size": 4}, "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("named", "ends", "expected"), [(2, (2,), 2), (2, (1, 2, 5), [2, 1, 5]), ([5, 2], (1,), [5, 2, 1]), (None, (2,), 2)]
+)
+def test_the_generation_config_names_all_ends(
+    tmp_path: Path, named: int | list[int] | None, ends: tuple[int, ...], expected: int | list[int]
+) -> None:
+    model = tiny_model(False, torch.float32)
+    model.generation_config.eos_token_id = named
+    export_hf(model, tiny_tokenizer(), tmp_path, end_ids=ends)
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == expected
+    assert model.generation_config.eos_token_id == named
 
 
 def test_a_module_that_transformers_cannot_save_is_refused(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ def test_preparing_twice_changes_nothing() -> None:
     assert [type(module) for module in model.modules()] == types
     assert torch.equal(Policy(model).log_probs(batch())[0], before)
     prepare_model(model, gradient_checkpointing=True)
-    assert model.training
+    assert model.model.layers[0].training
+    assert not model.model.layers[0].mlp.training
     prepare_model(model, gradient_checkpointing=True)
     prepare_model(model)
     assert not model.training

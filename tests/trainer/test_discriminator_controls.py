@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,7 +17,7 @@ from gspo.algorithms.stats import to_floats
 from gspo.checkpoint import load_checkpoint
 from gspo.config import load_config
 from gspo.groups import Group, Prompt, Response
-from gspo.models import Scorer
+from gspo.models import Ends, Scorer
 from gspo.observe import PhaseClock
 from gspo.trainer import train
 from gspo.trainer.batching import Cut
@@ -86,7 +85,8 @@ def test_one_teacher_against_another(micro_batch: str) -> None:
         weight=1.0,
         cut=Cut.of_critic(config.critic, config.trainer.seed),
         stages=Stages(0, 0),
-        tokenizer=cast("Any", SimpleNamespace(eos_token_id=None)),
+        tokenizer=cast("Any", None),
+        ends=Ends((), -1, ()),
         max_response_length=8,
         clock=PhaseClock(),
         world=Alone(),

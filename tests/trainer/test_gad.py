@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,7 +21,7 @@ from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.config import Config, load_config
 from gspo.data import DataError
 from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
-from gspo.models import Scorer, load_tokenizer
+from gspo.models import Ends, Scorer, load_tokenizer
 from gspo.models.scratch import make_model_folder
 from gspo.observe import PhaseClock
 from gspo.trainer import train
@@ -74,7 +73,8 @@ def tiny_discriminator(config: Config) -> Discriminator:
         weight=config.reward.discriminator_weight,
         cut=Cut.of_critic(config.critic, config.trainer.seed),
         stages=Stages(0, 0),
-        tokenizer=cast("Any", SimpleNamespace(eos_token_id=None)),  # no prompt here brings a text to be read
+        tokenizer=cast("Any", None),  # no prompt here brings a text to be read
+        ends=Ends((), -1, ()),
         max_response_length=config.data.max_response_length,
         clock=PhaseClock(),
         world=Alone(),

@@ -21,7 +21,7 @@ from gspo.algorithms.stats import Mean, to_floats
 from gspo.config import Config, load_config
 from gspo.data import PromptSampler
 from gspo.groups import Group, GroupBatch, Outcome, Response
-from gspo.models import Policy, Scorer
+from gspo.models import Ends, Policy, Scorer
 from gspo.observe import PhaseClock
 from gspo.trainer.advantages import add_advantages, add_rewards, with_rewards
 from gspo.trainer.batching import Cut, mini_batches, passes
@@ -190,7 +190,8 @@ def test_the_discriminator(model: PreTrainedModel, owners: Sequence[int]) -> Non
             weight=1.0,
             cut=Cut.of_critic(config.critic, 1),
             stages=Stages(0, 0),
-            tokenizer=SimpleNamespace(eos_token_id=2),  # type: ignore[arg-type]
+            tokenizer=None,  # type: ignore[arg-type]
+            ends=Ends((2,), 2, ()),
             max_response_length=8,
             clock=PhaseClock(),
             world=world,

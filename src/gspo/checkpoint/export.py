@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _CONFIG = "config.json"
 _DRAFT = ".tmp"
 
 
-def export_hf(model: Any, tokenizer: Any, path: Path | str) -> None:
+def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = ()) -> None:
     """Writes a transformers model with its generation config, and its tokenizer with the chat template.
 
     The attention implementation is this process's choice and is not written: a loader picks its own. Everything is
@@ -28,6 +29,8 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str) -> None:
         model: a `PreTrainedModel`, whole on this process (not sharded or wrapped).
         tokenizer: a `PreTrainedTokenizerBase`.
         path: the folder, made where it is missing.
+        end_ids: tokens that end a response; the exported generation config names them too, so that what is sampled
+            elsewhere ends where it did here.
 
     Raises:
         CheckpointError: `model` cannot be saved by `save_pretrained`, or the disk takes no more.
@@ -42,18 +45,32 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str) -> None:
     try:
         with writing(path):
             draft.mkdir(parents=True)
-            _write(model, tokenizer, draft)
+            _write(model, tokenizer, draft, end_ids)
             _move(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write(model: Any, tokenizer: Any, path: Path) -> None:
+def _write(model: Any, tokenizer: Any, path: Path, end_ids: Sequence[int]) -> None:
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    config_file = path / _CONFIG
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config_file.write_text(json.dumps(_without_attention(config), indent=2) + "\n", encoding="utf-8")
+    _rewrite(path / _CONFIG, _without_attention)
+    if end_ids:
+        _rewrite(path / "generation_config.json", lambda generation: _with_ends(generation, end_ids))
+
+
+def _rewrite(file: Path, change: Callable[[Any], Any]) -> None:
+    """Changes a JSON file, which is taken for an empty object where there is none."""
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(change(content), indent=2) + "\n", encoding="utf-8")
+
+
+def _with_ends(generation: dict[str, Any], end_ids: Sequence[int]) -> dict[str, Any]:
+    """The generation config with these end tokens behind its own: the first serves some readers as padding."""
+    named = generation.get("eos_token_id")
+    own = named if isinstance(named, list) else [] if named is None else [named]
+    ends = list(dict.fromkeys([*own, *end_ids]))
+    return {**generation, "eos_token_id": ends[0] if len(ends) == 1 else ends}
 
 
 def _move(draft: Path, path: Path) -> None:

@@ -221,7 +221,7 @@ class RolloutConfig(Section):
     min_p: float = option(0.0, "Drop tokens less likely than this part of the most likely one.", at_least=0, at_most=1)
     stop: list[str] = option(
         [],
-        "Texts that end a response; the response keeps its tokens, its text is cut there.",
+        "Texts that end a response, special tokens too; the response keeps its tokens, its text is cut there.",
         read_by=("train", "eval"),
     )
     ignore_eos: bool = option(

@@ -2,12 +2,14 @@
 
 from gspo.models.attention import AttentionContext, use_project_attention
 from gspo.models.backbone import Backbone, Compute, Inputs, Read, Reading
+from gspo.models.checking import verify_packed_forward
 from gspo.models.cpu.fused import use_fused_kernels
 from gspo.models.cpu.memory import keep_freed_memory
-from gspo.models.loading import end_token_ids, load_model, load_tokenizer
+from gspo.models.ends import Ends, end_token_ids
+from gspo.models.loading import load_model, load_tokenizer
 from gspo.models.logits import OutputHead, token_log_probs
 from gspo.models.packing import PackedRow, micro_batches, pack, teacher_of
-from gspo.models.policy import VALUE_HEAD, Policy, verify_packed_forward
+from gspo.models.policy import VALUE_HEAD, Policy
 from gspo.models.policy_loading import load_actor_tokenizer, load_policy
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.preparing import prepare_model
@@ -19,6 +21,7 @@ __all__ = [
     "AttentionContext",
     "Backbone",
     "Compute",
+    "Ends",
     "Inputs",
     "OutputHead",
     "PackedAttention",

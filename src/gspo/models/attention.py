@@ -37,14 +37,14 @@ class AttentionContext(Protocol):
 
         Args:
             query: (batch, heads, tokens, head size), rotary positions applied.
-            key, value: (batch, key-value heads, tokens, head size).
+            key, value: (batch, key-value heads, tokens, head size); a value's size may be another than a key's.
             layer: number of the layer, from 0.
             scale: factor on the scores.
             window: a token sees itself and the `window - 1` before it; None sees all.
             softcap: scores become softcap * tanh(score / softcap) (Gemma 2); None leaves them.
 
         Returns:
-            (batch, tokens, heads, head size)
+            (batch, tokens, heads, a value's size)
         """
         ...
 
@@ -74,11 +74,11 @@ def _attention(
     attend = partial(context.attend, layer=layer, scale=scale, window=sliding_window, softcap=softcap)
     device = query.device.type
     if not torch.is_autocast_enabled(device):
-        return attend(query, key, value), None
+        return attend(query, key, value).contiguous(), None
     # Rotary angles are float32 and values are not: a context sees one type, and computes as in a model of that type.
     dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        return attend(query.to(dtype), key.to(dtype), value.to(dtype)), None
+        return attend(query.to(dtype), key.to(dtype), value.to(dtype)).contiguous(), None
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)

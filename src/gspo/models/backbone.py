@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,29 @@ from gspo.models.precision import copies_held, products_of
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.scalar_head import read_numbers
 
-__all__ = ["Backbone", "Compute", "Inputs", "Read", "Reading"]
+__all__ = ["Backbone", "Compute", "Inputs", "Read", "Reading", "decoder_of", "evaluation_mode"]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """While open, no module is in training mode: none recomputes its activations."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The decoder without its output head: what gives the last hidden states."""
+    found: Any = model.get_decoder()
+    if not isinstance(found, PreTrainedModel):  # some call their output head the decoder
+        found = model.base_model
+    while found.get_output_embeddings() is not None and isinstance(getattr(found, "model", None), PreTrainedModel):
+        found = found.model  # the text model of a wrapper, with a head of its own
+    return found
 
 
 @dataclass(frozen=True)
@@ -147,17 +169,14 @@ class Backbone(nn.Module):
 
         Where products have another type, that is a copy of the weights in it; on a CPU it is one in another order.
         """
-        was_training = self.model.training
-        self.model.eval()
         try:
-            with ExitStack() as stack:
+            with evaluation_mode(self.model), ExitStack() as stack:
                 if self.compute.products is not None:
                     stack.enter_context(copies_held(self.model.device))
                 self._sampling = stack
                 yield
         finally:
             self._sampling = self._sampling_head = None
-            self.model.train(was_training)
 
     def _lay_out(self, held: ExitStack) -> None:
         if self.compute.products is None:
@@ -167,7 +186,7 @@ class Backbone(nn.Module):
     def _hidden(self, inputs: Inputs) -> Tensor:
         """Last hidden states. (batch, tokens, hidden size)"""
         with products_of(self.compute.products, inputs.input_ids.device):
-            output = self.model.get_decoder()(
+            output = decoder_of(self.model)(
                 input_ids=inputs.input_ids,
                 position_ids=inputs.position_ids,
                 attention_mask=None,

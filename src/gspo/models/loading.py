@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from gspo.models.preparing import dtype_named
 
-__all__ = ["end_token_ids", "load_model", "load_tokenizer"]
+__all__ = ["load_model", "load_tokenizer"]
 
 _PATH_KEY = "actor_rollout_ref.model.path"
 
@@ -132,13 +132,6 @@ def _read_weights(
             "download or export the model again"
         )
     return model
-
-
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that end a response: the tokenizer's, and those that the model's generation config names."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    named = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    return tuple(sorted({tokenizer.eos_token_id, *named}))
 
 
 def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:

@@ -6,19 +6,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gspo.groups import Group, GroupBatch, Prompt, Response
+from gspo.groups import GroupBatch
 from gspo.models.attention import use_project_attention
-from gspo.models.backbone import Backbone, Compute, Inputs, Read
+from gspo.models.backbone import Backbone, Compute, Read
 from gspo.models.packing import pack
 
-__all__ = ["VALUE_HEAD", "Policy", "verify_packed_forward"]
+__all__ = ["VALUE_HEAD", "Policy"]
 
 # The name of a value head next to the model, in checkpoints as well.
 VALUE_HEAD = "value_head"
-
-# Another order of the same sums differs by about 1e-5 (models compute norms in float32 whatever their dtype); a wrong
-# mask or head differs by far more.
-_PACKING_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 5e-2}
 
 
 class Policy:
@@ -31,6 +27,7 @@ class Policy:
 
     Attributes:
         backbone: through which every pass goes; it holds the model and the value head.
+        notices: lines that a run says of it at its start.
 
     Raises:
         ValueError: the model does not use the attention interface.
@@ -43,6 +40,7 @@ class Policy:
         self.model = model
         self.value_head = value_head
         self.backbone = Backbone(model, value_head, compute)
+        self.notices: list[str] = []
 
     @property
     def device(self) -> torch.device:
@@ -111,38 +109,3 @@ class Policy:
         read = Read(row.sources, numbers=True, frozen_trunk=True)
         numbers = self.backbone(self.backbone.inputs(row), read).numbers
         return row.scatter(numbers, batch["response_mask"].shape)
-
-
-@torch.no_grad()
-def verify_packed_forward(policy: Policy) -> float:
-    """Compares the packed forward with the model's own on a few tokens, and returns the largest difference in nats.
-
-    Guards against a decoder that does more with its attention or its logits than this project knows of.
-
-    Raises:
-        ValueError: they differ by more than rounding.
-    """
-    model, backbone = policy.model, policy.backbone
-    tokens = [(7 * i + 3) % policy.vocabulary_size for i in range(9)]
-    prompt, responses = tokens[:4], [tokens[4:], tokens[5:7], tokens[6:]]
-    group = Group(
-        Prompt("check:0", tuple(prompt), "", ""),
-        [Response(tokens, [0.0] * len(tokens), "", "stop") for tokens in responses],
-    )
-    row = pack([group], device=policy.device)
-    ours = backbone(backbone.inputs(row), Read(row.sources, row.targets)).log_probs
-    plain = []
-    for response in responses:
-        sequence = torch.tensor([prompt + response], device=policy.device)
-        logits = backbone(Inputs(sequence), Read()).logits[0, len(prompt) - 1 : -1].to(ours.dtype)
-        picked = torch.tensor(response, device=policy.device)[:, None]
-        plain.append(logits.log_softmax(-1).gather(1, picked)[:, 0])
-    difference = float((ours - torch.cat(plain)).abs().max())
-    tolerance = _PACKING_TOLERANCE[policy.product_dtype]
-    if not difference <= tolerance:
-        raise ValueError(
-            f"{type(model).__name__}: log-probabilities from packed groups differ from the model's own forward by "
-            f"{difference:.2g} nats (rounding would explain {tolerance:.0e}); the model does something in its "
-            "attention or its output head that packing does not know, or its weights are not finite"
-        )
-    return difference

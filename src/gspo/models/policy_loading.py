@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo.config.schema import ModelConfig
+from gspo.models.checking import verify_packed_forward
+from gspo.models.cpu.fused import undo_fused_kernels
 from gspo.models.hub import require_hub
+from gspo.models.limits import require_length
 from gspo.models.loading import load_model, load_tokenizer
-from gspo.models.policy import Policy, verify_packed_forward
-from gspo.models.preparing import prepare_model
+from gspo.models.policy import Policy
+from gspo.models.preparing import prepare_model, randomness
 from gspo.models.scalar_head import scalar_head
 
 __all__ = ["load_actor_tokenizer", "load_policy"]
+
+# torch's layer of this name calls its rate p.
+_DROPOUT = "dropout"
 
 
 def load_actor_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -69,6 +77,7 @@ def load_policy(
             "actor_rollout_ref.model.override_config replaces entries where a model is read from a folder, and this "
             "one is an object: set them when you make it, and take override_config out"
         )
+    random = randomness(model)
     compute = prepare_model(
         model,
         dtype=config.dtype if path is None else None,
@@ -80,6 +89,12 @@ def load_policy(
         path=path,
     )
     policy = Policy(model, scalar_head(model) if with_values else None, compute)
+    if random and train:
+        rates = ", ".join(f"{_DROPOUT if rate == 'p' else rate} {value:g}" for rate, value in sorted(random.items()))
+        policy.notices.append(
+            f"{type(model).__name__}: what its training mode draws at random is off ({rates}): a token's "
+            "log-probability must be one number"
+        )
     name, vocabulary = "that was given" if path is None else f"in {path}", policy.vocabulary_size
     if len(tokenizer) > vocabulary:
         remedy = (
@@ -91,12 +106,22 @@ def load_policy(
             f"the tokenizer has {len(tokenizer)} tokens and the model {name} only {vocabulary}: "
             f"they do not belong together; set {remedy}"
         )
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and longest > positions:
-        raise ValueError(
-            f"the longest prompt and data.max_response_length together are {longest} tokens, and the model "
-            f"{name} has {positions} positions: lower data.max_response_length or data.max_prompt_length"
-        )
-    verify_packed_forward(policy)
+    require_length(model.config, longest, f"the model {name}")
+    _verify(policy, longest, train, config.use_fused_kernels)
     model.requires_grad_(train)
     return policy
+
+
+def _verify(policy: Policy, longest: int, train: bool, fused: bool) -> None:
+    """Checks a model, on its own operations where this project's do not serve it."""
+    try:
+        verify_packed_forward(policy, longest, gradients=train)
+    except ValueError as error:
+        if not fused:
+            raise
+        undo_fused_kernels(policy.model)
+        policy.backbone.compute = replace(policy.backbone.compute, flex=False)
+        verify_packed_forward(policy, longest, gradients=train)
+        policy.notices.append(
+            f"actor_rollout_ref.model.use_fused_kernels does not serve this model and is off: {error}"
+        )

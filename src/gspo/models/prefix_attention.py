@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gspo.models.cpu.dense_attention import DenseAttention, DenseBucket, dense_buckets, serves
 from gspo.models.flex_attention import FlexAttention, serves_flex_attention
@@ -88,7 +89,7 @@ class PackedAttention:
     ) -> Tensor:
         """See `AttentionContext`. The batch is one row."""
         del layer  # all layers see alike
-        q, k, v = query[0], key[0], value[0]
+        q, k, v = _of_one_size(query[0], key[0], value[0])
         cut = window is not None and self._longest_sequence > window
         out: Tensor
         if q.device.type == "cpu" and softcap is None and not cut:
@@ -100,7 +101,7 @@ class PackedAttention:
         else:
             masked = self._flex.attend if self.flex and serves_flex_attention(q) else self._masked
             out = masked(q, k, v, scale, window if cut else None, softcap)
-        return out.transpose(0, 1)[None]
+        return out[..., : value.shape[-1]].transpose(0, 1)[None]
 
     def _dense_buckets(self, q: Tensor) -> list[DenseBucket] | None:
         """Buckets for dense attention; None where it would not be faster."""
@@ -176,6 +177,16 @@ class PackedAttention:
             mask = (same & (distance >= 0)) | (segment[None, :] == 0) & (segment[:, None] > 0)
             masks.append(mask if window is None else mask & (distance < window))
         return masks
+
+
+def _of_one_size(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values of one size, for kernels that know no other: zeros behind the smaller change no score or sum."""
+    more = q.shape[-1] - v.shape[-1]
+    if more > 0:
+        return q, k, functional.pad(v, (0, more))
+    if more < 0:
+        return functional.pad(q, (0, -more)), functional.pad(k, (0, -more)), v
+    return q, k, v
 
 
 class _FlashAttention(torch.autograd.Function):

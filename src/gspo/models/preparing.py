@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedModel
 
 from gspo.models.backbone import Compute
@@ -11,7 +12,7 @@ from gspo.models.cpu.fused import use_fused_kernels as fuse
 from gspo.models.cpu.memory import keep_freed_memory
 from gspo.models.precision import mixed_precision as is_mixed
 
-__all__ = ["dtype_named", "prepare_model"]
+__all__ = ["dtype_named", "prepare_model", "randomness"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -38,7 +39,7 @@ def prepare_model(
     mixed_precision_dtype: str = "bfloat16",
     path: str | None = None,
 ) -> Compute:
-    """Makes a model ready to train, in place: all dropout off, weights checked to be finite, on its device.
+    """Makes a model ready to train, in place: nothing random in it, weights checked to be finite, on its device.
 
     A model that was prepared before may be prepared again.
 
@@ -71,7 +72,7 @@ def prepare_model(
             if path is not None:
                 given, how = f"in {path}", "download or export the model again"
             raise ValueError(f"the model {given} has NaN or infinite values in {name}: {how}")
-    _no_dropout(model)
+    _switch_off(model)
     if torch.device(device).type == "cpu":
         model.to(device)  # the operations below are for weights that are there
     if use_fused_kernels:
@@ -82,7 +83,8 @@ def prepare_model(
         # renamed within transformers 5
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        model.train()  # transformers checkpoints in training mode only; no dropout is left for that mode to switch on
+        for module in model.modules():  # transformers checkpoints in training mode only
+            module.training = bool(getattr(module, "gradient_checkpointing", False))
     model.to(device)
     return Compute(products if mixed else None, flex=use_fused_kernels)
 
@@ -94,10 +96,34 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _no_dropout(model: PreTrainedModel) -> None:
-    """Log-probabilities of one policy must be one number, so no layer may drop at random."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+def randomness(model: PreTrainedModel) -> dict[str, float]:
+    """What the model would draw at random in training mode: the largest rate (or width of a noise) by its name."""
+    found: dict[str, float] = {}
+    for _, name, rate in _random_rates(model):
+        found[name] = max(rate, found.get(name, 0.0))
+    return found
+
+
+def _random_rates(model: PreTrainedModel) -> list[tuple[nn.Module, str, float]]:
+    """Each module's rates above zero."""
+    return [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and value > 0 and _is_rate(module, name)
+    ]
+
+
+def _is_rate(module: nn.Module, name: str) -> bool:
+    if isinstance(module, _DropoutNd):
+        return name == "p"
+    return any(part in name for part in ("dropout", "drop_prob", "drop_rate", "layerdrop", "pdrop", "jitter"))
+
+
+def _switch_off(model: PreTrainedModel) -> None:
+    """Log-probabilities of one policy must be one number, so no layer may drop or add at random.
+
+    Evaluation mode does that for all modules but those that recompute activations.
+    """
+    for module, name, _ in _random_rates(model):
+        setattr(module, name, 0.0)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from gspo.groups import GroupBatch
 from gspo.models.attention import use_project_attention
-from gspo.models.backbone import Backbone, Compute, Read
+from gspo.models.backbone import Backbone, Compute, Read, decoder_of
 from gspo.models.packing import PackedRow, pack
 from gspo.models.scalar_head import scalar_head
 
@@ -38,7 +38,7 @@ class Scorer:
 
     def __init__(self, model: PreTrainedModel, head_std: float = 0.0, compute: Compute | None = None) -> None:
         use_project_attention(model)
-        decoder: PreTrainedModel = model.get_decoder()
+        decoder = decoder_of(model)
         self._head = scalar_head(model, head_std)
         self.model = nn.ModuleDict({"decoder": decoder, "head": self._head})
         self.backbone = Backbone(decoder, self._head, compute)

@@ -104,12 +104,14 @@ class EngineContext:
         tokenizer: decodes responses and names the end token.
         seed: of all random draws.
         max_num_seqs: at most this many responses are sampled at a time.
+        longest: tokens of the longest prompt and response together, where it is known.
     """
 
     policy: Policy
     tokenizer: PreTrainedTokenizerBase
     seed: int
     max_num_seqs: int
+    longest: int = 0
 
 
 EngineFactory = Callable[[EngineContext], RolloutEngine]

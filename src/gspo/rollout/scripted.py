@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, Prompt, Response
-from gspo.models import Policy
+from gspo.models import Ends, Policy
 from gspo.rollout.engine import SamplingParams
 
 __all__ = ["ScriptedEngine"]
@@ -18,7 +18,7 @@ class ScriptedEngine:
 
     Args:
         script: (prompt, number of the response, step) -> token ids, with the end token where the response ends.
-        tokenizer: decodes the responses and names the end token.
+        tokenizer: decodes the responses and names the end tokens.
 
     Attributes:
         versions: every weight version that was loaded, in order.
@@ -27,6 +27,7 @@ class ScriptedEngine:
     def __init__(self, script: Callable[[Prompt, int, int], list[int]], tokenizer: PreTrainedTokenizerBase) -> None:
         self._script = script
         self._tokenizer = tokenizer
+        self._ends = Ends.of(tokenizer)
         self.versions: list[int] = []
 
     def generate(
@@ -57,6 +58,6 @@ class ScriptedEngine:
 
     def _respond(self, token_ids: list[int], sampling: SamplingParams) -> Response:
         token_ids = token_ids[: sampling.max_tokens]
-        ended = bool(token_ids) and token_ids[-1] == self._tokenizer.eos_token_id
+        ended = bool(token_ids) and token_ids[-1] in self._ends.ids
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return Response(token_ids, [0.0] * len(token_ids), text, "stop" if ended else "length")

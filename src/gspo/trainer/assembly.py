@@ -16,9 +16,9 @@ from gspo.config import Config
 from gspo.config.schema import RolloutConfig, TrainerConfig
 from gspo.groups import Group
 from gspo.methods import ADVANTAGES
-from gspo.models import Policy, Scorer
+from gspo.models import Ends, Policy, Scorer
 from gspo.rewards import RewardManager
-from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, make_engine
+from gspo.rollout import EngineContext, LocalEngine, RolloutEngine, SamplingParams, make_engine
 from gspo.trainer.batching import Cut
 from gspo.trainer.collector import Collector, FilteringCollector
 from gspo.trainer.critics import Critic, NoCritic, Phase, Schedule, Stats, nothing, rest
@@ -37,6 +37,7 @@ from gspo.trainer.validation import Measure, Validation, accuracy, held_out_pair
 from gspo.trainer.value_critic import SharedValueHead, ValueCritic
 
 __all__ = ["Assembly", "Kind", "Models", "answer_sampling", "training_sampling", "validation_sampling"]
+
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Assembly:
         if self._given.engine is not None:
             return self._given.engine
         seed, max_num_seqs = self._config.trainer.seed, self._rollout.max_num_seqs
-        context = EngineContext(self._models.policy, self._ground.tokenizer, seed, max_num_seqs)
+        context = EngineContext(self._models.policy, self._ground.tokenizer, seed, max_num_seqs, self._ground.longest)
         return make_engine(self._rollout.name, context)
 
     @cached_property
@@ -180,6 +181,7 @@ class Assembly:
             cut=Cut.of_critic(config.critic, config.trainer.seed),
             stages=self._stages,
             tokenizer=self._ground.tokenizer,
+            ends=Ends.of(self._ground.tokenizer, self._models.policy.model),
             max_response_length=config.data.max_response_length,
             clock=self._clock,
             world=self._world,
@@ -286,7 +288,7 @@ class Assembly:
     def _schedule(self) -> Schedule:
         """The phases: GAD's warmup, the critic alone, and what the run is for."""
         config, stages = self._config, self._stages
-        collector = self._collector()
+        collector, policy = self._collector(), self._models.policy
         update = PolicyUpdate(
             self.actor,
             self._actor_section,
@@ -296,6 +298,7 @@ class Assembly:
             self._world,
             self._value_head,
             self._ratio_noise(),
+            exact_samples=isinstance(self.engine, LocalEngine) and not policy.is_narrow,
         )
         plain = Phase(collector.collect, self._preparation().prepare, update.update)
         last = plain

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from gspo.algorithms import agg_loss, get_policy_loss_fn, kl_penalty
 from gspo.algorithms.settings import PolicyLossSettings
-from gspo.algorithms.stats import Max, Mean, merge_stats
+from gspo.algorithms.stats import Mean, merge_stats
 from gspo.config.schema import ActorConfig
 from gspo.groups import GroupBatch
 from gspo.methods import PolicyLoss, loss_named
 from gspo.observe import PhaseClock
 from gspo.trainer.batching import Counts, Cut, counted, mini_batches_of, passes
 from gspo.trainer.critics import Stats
+from gspo.trainer.drift import SampleCheck, rollout_drift
 from gspo.trainer.old_log_probs import old_name
 from gspo.trainer.ratio_noise import RatioNoise
 from gspo.trainer.trained import Actor
@@ -96,6 +97,8 @@ class PolicyUpdate:
         world: the ranks.
         value_head: a value head on the policy's backbone, which learns in the same pass.
         noise: measures what rounding does to the ratio, in the first step.
+        exact_samples: the sampler computes as the policy does, in float32 or wider: where its log-probabilities are not
+            the policy's, the run stops.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class PolicyUpdate:
         world: World,
         value_head: SharedValueHead | None = None,
         noise: RatioNoise | None = None,
+        exact_samples: bool = False,
     ) -> None:
         self._noise = noise
         self._actor, self._section, self._temperature = actor, section, temperature
@@ -116,6 +120,7 @@ class PolicyUpdate:
         self._facts = loss_named(section.policy_loss.loss_mode) or PolicyLoss(section.policy_loss.loss_mode)
         self._mode = section.loss_agg_mode or "token-mean"
         self._terms = [self._policy_term, *self._further_terms(value_head)]
+        self._check = SampleCheck(exact_samples, world)
         self._skips = section.skip_zero_advantages and len(self._terms) == 1 and self._facts.zero_advantage_is_zero
 
     def update(self, batch: GroupBatch, step: int, with_entropy: bool = True) -> Stats:
@@ -125,6 +130,9 @@ class PolicyUpdate:
             batch: this rank's groups, with advantages.
             step: number of the step.
             with_entropy: report the policy's entropy, of the passes that train.
+
+        Raises:
+            ValueError: the samples are of another model than the policy.
         """
         with self._clock("update_actor"):
             stats: list[Stats] = [{"actor/lr": Mean(self._actor.lr)}]
@@ -139,6 +147,9 @@ class PolicyUpdate:
                     stats.append(figures)
                     if unmoved:
                         stats.append(rollout_drift(part, log_prob))
+                        self._check.add(part, log_prob)
+                if unmoved:
+                    self._check.require_same(step)
                 stats.append(self._actor.step())
                 unmoved = False
             self._actor.advance()
@@ -234,16 +245,6 @@ def _value_term(head: SharedValueHead) -> _Term:
         return head.weight * loss, figures
 
     return term
-
-
-def rollout_drift(batch: GroupBatch, log_prob: Tensor) -> Stats:
-    """How far the probabilities that the samples were drawn with are from those of the policy that drew them."""
-    mask = batch["response_mask"]
-    drift = (log_prob.exp() - batch["rollout_log_probs"].exp()).abs() * mask
-    return {
-        "training/rollout_probs_diff_mean": Mean.masked(drift, mask),
-        "training/rollout_probs_diff_max": Max(drift.max()),
-    }
 
 
 def _moves(batch: GroupBatch) -> Tensor:

@@ -75,6 +75,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 [
                     *lines,
                     *ground.origin.notices,
+                    *models.policy.notices,
                     *_about_length(trainer, stages, steps),
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,

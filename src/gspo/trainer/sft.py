@@ -14,7 +14,7 @@ from gspo.checkpoint import seed_generators
 from gspo.config import Config, require_keys, supervised_notices
 from gspo.data.sampler import shard
 from gspo.groups import Group, GroupBatch, Prompt
-from gspo.models import load_actor_tokenizer, load_policy
+from gspo.models import Ends, load_actor_tokenizer, load_policy
 from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
 from gspo.trainer.folder import find_checkpoint
@@ -48,6 +48,7 @@ class _Supervised:
     def __init__(self, config: Config, ground: Ground, actor: Actor, frame: Frame, world: World) -> None:
         self._ground, self._actor, self._frame, self._world = ground, actor, frame, world
         self._limit = config.data.max_response_length
+        self._ends = Ends.of(ground.tokenizer, actor.policy.model)
         # One training step is one optimizer step on the whole batch.
         self._cut = Cut.into_passes(config.actor)
 
@@ -91,9 +92,8 @@ class _Supervised:
         groups = []
         for prompt in prompts:
             assert prompt.teacher_response is not None  # the dataset requires it
-            groups.append(
-                Group(prompt, [answer_response(prompt.teacher_response, self._ground.tokenizer, self._limit)])
-            )
+            answer = answer_response(prompt.teacher_response, self._ground.tokenizer, self._limit, self._ends)
+            groups.append(Group(prompt, [answer]))
         return GroupBatch.from_groups(groups, self._actor.policy.device)
 
 
@@ -118,7 +118,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             "algorithm": f"supervised fine-tuning on {config.data.answer_key}, lr {optim.lr:g}",
             "data": ground.train_data.summary(),
         }
-        notices = [*lines, *ground.origin.notices, *supervised_notices(config)]
+        notices = [*lines, *ground.origin.notices, *policy.notices, *supervised_notices(config)]
         frame = stack.enter_context(framed(config, found, given.world, ground.device, total_steps, header, notices))
         actor = Actor(policy, optim, total_steps, given.world)
         work = _Supervised(config, ground, actor, frame, given.world)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.algorithms import agg_loss
 from gspo.algorithms.stats import Mean, Stat, merge_stats
 from gspo.groups import Group, GroupBatch, Outcome, Response
-from gspo.models import Policy, teacher_of
+from gspo.models import Ends, Policy, teacher_of
 from gspo.observe import PhaseClock
 from gspo.trainer.batching import Cut, counted, mini_batches, passes
 from gspo.trainer.trained import Actor
@@ -20,19 +20,33 @@ from gspo.world import World
 __all__ = ["Imitation", "add_teachers", "answer_response", "cross_entropy"]
 
 
-def answer_response(text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Response:
-    """A given answer as the policy would have written it: its tokens and the end token, cut at `max_tokens`."""
-    token_ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+def answer_response(
+    text: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int, ends: Ends | None = None
+) -> Response:
+    """A given answer as the policy would have written it: its tokens and one end token, cut at `max_tokens`.
+
+    Args:
+        text: the answer; end tokens that are written out behind it count as that one.
+        tokenizer: the policy's.
+        max_tokens: the answer is cut there, its end token included.
+        ends: of the policy's responses; None: those of the tokenizer and its chat template.
+    """
+    ends = ends or Ends.of(tokenizer)
+    text = ends.without(text)
+    token_ids = ends.tokens(text, tokenizer)
     cut = len(token_ids) > max_tokens
     token_ids = token_ids[:max_tokens]
     return Response(token_ids, [0.0] * len(token_ids), text, "length" if cut else "stop", outcome=Outcome(0.0))
 
 
-def add_teachers(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-    """Sets `teacher` of every group whose prompt has a teacher's text."""
+def add_teachers(
+    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, max_tokens: int, ends: Ends | None = None
+) -> None:
+    """Sets `teacher` of every group whose prompt has a teacher's text, as `answer_response` makes it."""
+    ends = ends or Ends.of(tokenizer)
     for group in groups:
         if group.prompt.teacher_response is not None:
-            group.teacher = answer_response(group.prompt.teacher_response, tokenizer, max_tokens)
+            group.teacher = answer_response(group.prompt.teacher_response, tokenizer, max_tokens, ends)
 
 
 def cross_entropy(

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from gspo.algorithms.stats import Mean, Stat
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, load_optimizer, optimizer_to_tensors
 from gspo.config.schema import OptimConfig
-from gspo.models import VALUE_HEAD, Policy, Scorer
+from gspo.models import VALUE_HEAD, Policy, Scorer, end_token_ids
 from gspo.trainer.loss_scale import LossScale
 from gspo.world import Alone, World
 
@@ -155,8 +155,8 @@ class Trained:
         """
         if self._num_skipped and not any(self.optimizer.state.values()):
             raise ValueError(
-                f"every optimizer step of the {self.name} was left out ({self._num_skipped}), as its gradient was NaN or "
-                f"infinite: the weights are those that the run began with. Look for rewards or losses that are not "
+                f"every optimizer step of the {self.name} was left out ({self._num_skipped}), as its gradient was NaN "
+                f"or infinite: the weights are those that the run began with. Look for rewards or losses that are not "
                 f"finite, lower {self._lr_key}, and begin again with trainer.resume_mode=disable"
             )
 
@@ -260,7 +260,8 @@ class Actor(Trained):
 
     def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         """Writes the model as a Hugging Face folder."""
-        export_hf(self.policy.model, tokenizer, folder)
+        model = self.policy.model
+        export_hf(model, tokenizer, folder, end_ids=end_token_ids(model, tokenizer))
 
 
 def _difference(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str:

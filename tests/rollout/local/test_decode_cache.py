@@ -77,7 +77,7 @@ class Batch:
     def widths(self) -> list[tuple[int, int, int]]:
         """(rows, prompts, capacity for own tokens) of each block."""
         blocks = self.cache._blocks
-        return [(len(b), len(b.prompt_lengths), b.own[0][0].shape[2]) for b in blocks]
+        return [(len(b), len(b.prompt_lengths), b.own[0, 0][0].shape[2]) for b in blocks]
 
 
 @pytest.fixture(autouse=True)
@@ -143,11 +143,11 @@ def test_a_block_that_nothing_leaves_or_joins_is_not_copied() -> None:
     for _ in range(200):
         batch.step()
     (old,) = batch.cache._blocks
-    own = old.own[0][0]
+    own = old.own[0, 0][0]
     batch.exchange([*range(4)], [2] * 8, rows_each=4)
     batch.step()
     assert batch.cache._blocks[0] is old
-    assert old.own[0][0] is own
+    assert old.own[0, 0][0] is own
 
 
 def test_room_that_long_rows_needed_is_given_back() -> None:

@@ -116,11 +116,12 @@ class FastLinear(Packs, nn.Linear):
     """A linear layer whose products run on oneDNN where it can serve them, and as PyTorch's elsewhere."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _fast(input, self.weight):
+        if input.dim() < 2 or not _fast(input, self.weight):
             return super().forward(input)
         if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
-            out: Tensor = _Linear.apply(input, self.weight, self.bias)
-            return out
+            # Flat, so that what the function returns is no view, which a model could not change in place.
+            out: Tensor = _Linear.apply(input.flatten(0, -2), self.weight, self.bias)
+            return out.view(*input.shape[:-1], -1)
         return linear(input, self.laid_out, self.bias)
 
     def packed_layers(self) -> tuple[FastLinear, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gspo.rollout.local.prefill import Prefill
+from gspo.rollout.local.prefill import Call, Calls, Prefill
 
 __all__ = ["FIRST_CAPACITY", "DecodeBlock", "LayerTensors"]
 
@@ -19,8 +19,8 @@ FIRST_CAPACITY = 64
 # Prompts that take no more than this for all rows of a block, in a layer's keys and values, are short.
 _SHORT_BYTES = 2 * 2**20
 
-LayerTensors = dict[int, tuple[Tensor, Tensor]]
-"""Keys and values of each layer."""
+LayerTensors = dict[Call, tuple[Tensor, Tensor]]
+"""Keys and values of each layer's call of attention."""
 
 
 class DecodeBlock:
@@ -62,6 +62,7 @@ class DecodeBlock:
         self._cell = group * self._grid[1] + torch.arange(len(group), device=group.device) - first_rows[group]
         self._full_grid = self._grid[0] * self._grid[1] == len(group)
         self._biases: dict[int | None, Tensor] = {}
+        self._calls = Calls()
 
     @classmethod
     def prefilled(cls, prefill: Prefill, rows_per_prompt: int) -> DecodeBlock:
@@ -76,15 +77,16 @@ class DecodeBlock:
         keys = next(iter(prefill.keys.values()))
         if 2 * len(group) * longest * keys[:, 0].numel() * keys.element_size() > _SHORT_BYTES:
             prompts = {
-                layer: (prefill.padded(k), prefill.padded(prefill.values[layer])) for layer, k in prefill.keys.items()
+                call: (prefill.padded(k), prefill.padded(prefill.values[call])) for call, k in prefill.keys.items()
             }
             return cls(prompts, lengths, group, {}, torch.zeros_like(group), 0)
         own: LayerTensors = {}
         nothing: LayerTensors = {}
-        for layer, k in prefill.keys.items():
-            first, second = (prefill.padded(x, before=FIRST_CAPACITY)[group] for x in (k, prefill.values[layer]))
-            empty = first.new_empty(len(lengths), first.shape[1], 0, first.shape[3])
-            own[layer], nothing[layer] = (first, second), (empty, empty)
+        for call, k in prefill.keys.items():
+            first, second = (prefill.padded(x, before=FIRST_CAPACITY)[group] for x in (k, prefill.values[call]))
+            own[call] = first, second
+            empty = [x.new_empty(len(lengths), x.shape[1], 0, x.shape[3]) for x in own[call]]
+            nothing[call] = empty[0], empty[1]
         return cls(nothing, torch.zeros_like(lengths), group, own, (longest - lengths)[group], longest)
 
     def __len__(self) -> int:
@@ -100,6 +102,7 @@ class DecodeBlock:
         """The next token is one further on."""
         self.position += 1
         self._biases.clear()
+        self._calls.clear()
 
     def attend(
         self,
@@ -115,10 +118,11 @@ class DecodeBlock:
         """See `AttentionContext`. The batch is the rows, each with one token."""
         rows, heads, _, size = query.shape
         kv_heads = key.shape[1]
-        keys, values = self._append(layer, key, value)
-        prompt_keys, prompt_values = self.prompts[layer]
+        call = self._calls.of(layer)
+        keys, values = self._append(call, key, value)
+        prompt_keys, prompt_values = self.prompts[call]
 
-        own_query = query.view(rows, kv_heads, heads // kv_heads, size) * scale
+        own_query = query.reshape(rows, kv_heads, heads // kv_heads, size) * scale
         own = own_query @ keys.transpose(2, 3)  # (rows, kv heads, repeats, own tokens)
         width = prompt_keys.shape[2]
         scores = own
@@ -134,20 +138,20 @@ class DecodeBlock:
         out = weights[..., width:] @ values
         if width:
             out += self._to_rows(self._to_grid(weights[..., :width]) @ prompt_values, heads // kv_heads)
-        return out.reshape(rows, 1, heads, size)
+        return out.reshape(rows, 1, heads, -1)
 
-    def _append(self, layer: int, *new: Tensor) -> tuple[Tensor, Tensor]:
+    def _append(self, call: Call, *new: Tensor) -> tuple[Tensor, Tensor]:
         """Stores a token's key and value and returns all there are.
 
         (rows, kv heads, 1, size) each -> (rows, kv heads, columns, size) each
         """
-        held = self.own.get(layer)
+        held = self.own.get(call)
         if held is None or self.position >= held[0].shape[2]:
             capacity = FIRST_CAPACITY if held is None else 2 * held[0].shape[2]
             grown = [tensor.new_empty(*tensor.shape[:2], capacity, tensor.shape[3]) for tensor in new]
             for into, tensor in zip(grown, held or (), strict=False):
                 into[:, :, : self.position] = tensor
-            held = self.own[layer] = (grown[0], grown[1])
+            held = self.own[call] = (grown[0], grown[1])
         for into, tensor in zip(held, new, strict=True):
             into[:, :, self.position] = tensor[:, :, 0]
         return held[0][:, :, : self.position + 1], held[1][:, :, : self.position + 1]

@@ -87,15 +87,15 @@ def _joined(parts: list[BlockPart]) -> DecodeBlock:
     position = max(part.columns for part in parts)
     prompts: LayerTensors = {}
     own: LayerTensors = {}
-    # Layer by layer, so that old and new are held together for one layer only.
-    for layer in list(parts[0].block.prompts):
-        pairs = zip(*[part.block.prompts.pop(layer) for part in parts], strict=True)
+    # Layer by layer, so that old and new are held together for one call only.
+    for call in list(parts[0].block.prompts):
+        pairs = zip(*[part.block.prompts.pop(call) for part in parts], strict=True)
         keys, values = [_join_prompts(parts, list(tensors)) for tensors in pairs]
-        prompts[layer] = (keys, values)
+        prompts[call] = (keys, values)
         if position > 0:
-            held = [part.block.own.pop(layer, None) for part in parts]
+            held = [part.block.own.pop(call, None) for part in parts]
             keys, values = [_join_own(parts, [pair and pair[i] for pair in held], position) for i in (0, 1)]
-            own[layer] = (keys, values)
+            own[call] = (keys, values)
     offsets = accumulate((len(part.prompts) for part in parts), initial=0)
     return DecodeBlock(
         prompts,

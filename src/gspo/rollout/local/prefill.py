@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import Tensor
 
 from gspo.models.packing import PackedRow
 from gspo.models.prefix_attention import PackedAttention
 
-__all__ = ["Prefill"]
+__all__ = ["Call", "Calls", "Prefill"]
+
+Call = tuple[int, int]
+"""A layer, and which of its calls of attention in a pass: most have one, differential attention has two."""
+
+
+class Calls:
+    """Numbers the calls of attention of each layer within a pass."""
+
+    def __init__(self) -> None:
+        self._made: Counter[int] = Counter()
+
+    def of(self, layer: int) -> Call:
+        """The next call of a layer."""
+        self._made[layer] += 1
+        return layer, self._made[layer] - 1
+
+    def clear(self) -> None:
+        """The pass has ended."""
+        self._made.clear()
 
 
 class Prefill:
@@ -21,8 +42,9 @@ class Prefill:
     def __init__(self, row: PackedRow, flex: bool = False) -> None:
         self.spans = row.spans
         self.position_ids = row.position_ids
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
+        self.keys: dict[Call, Tensor] = {}
+        self.values: dict[Call, Tensor] = {}
+        self._calls = Calls()
         self._packed = PackedAttention(row.spans, row.position_ids, flex)
 
     def attend(
@@ -37,7 +59,8 @@ class Prefill:
         softcap: float | None,
     ) -> Tensor:
         """See `AttentionContext`."""
-        self.keys[layer], self.values[layer] = key[0], value[0]
+        call = self._calls.of(layer)
+        self.keys[call], self.values[call] = key[0], value[0]
         return self._packed.attend(query, key, value, layer=layer, scale=scale, window=window, softcap=softcap)
 
     @property

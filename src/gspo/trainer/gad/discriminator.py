@@ -16,6 +16,7 @@ from gspo.algorithms import compute_discriminator_loss
 from gspo.algorithms.stats import Mean, merge_stats
 from gspo.config.schema import DiscriminatorConfig
 from gspo.groups import Group, GroupBatch, Outcome
+from gspo.models import Ends
 from gspo.observe import PhaseClock
 from gspo.trainer.batching import Cut, mini_batches, over_passes, passes
 from gspo.trainer.critics import NoCritic, Stats
@@ -38,6 +39,7 @@ class Discriminator(NoCritic):
         cut: how its updates cut a batch.
         stages: of the run.
         tokenizer: the student's, which reads the teacher's text.
+        ends: of the student's responses, with which the teacher's end too.
         max_response_length: tokens at which a teacher's text is cut.
         clock: times it as `update_critic`.
         world: the ranks.
@@ -52,6 +54,7 @@ class Discriminator(NoCritic):
         cut: Cut,
         stages: Stages,
         tokenizer: PreTrainedTokenizerBase,
+        ends: Ends,
         max_response_length: int,
         clock: PhaseClock,
         world: World,
@@ -59,12 +62,12 @@ class Discriminator(NoCritic):
         self.model = model
         self._section, self._weight, self._stages = section, weight, stages
         self._cut, self._pair_cut = cut, cut.beside_teachers()
-        self._tokenizer, self._limit = tokenizer, max_response_length
+        self._tokenizer, self._ends, self._limit = tokenizer, ends, max_response_length
         self._clock, self._world = clock, world
 
     def add_teachers(self, groups: Sequence[Group]) -> None:
         """Sets `teacher` of every group whose prompt has a teacher's text."""
-        add_teachers(groups, self._tokenizer, self._limit)
+        add_teachers(groups, self._tokenizer, self._limit, self._ends)
 
     @torch.no_grad()
     def score(self, groups: Sequence[Group]) -> Stats:
@@ -90,7 +93,7 @@ class Discriminator(NoCritic):
         frozen = self._section.freeze_after_warmup and step > self._stages.num_before_adversarial
         with self._clock("update_critic"):
             stats = self.pair_figures(batch.groups) if frozen else self._learn(batch, step)
-        seen = pair_metrics(groups, self._tokenizer.eos_token_id) | teacher_metrics(groups)
+        seen = pair_metrics(groups, self._ends.turn) | teacher_metrics(groups)
         return {**stats, **seen, "training/gad_stage": Mean(float(self._stages.at(step)))}
 
     @torch.no_grad()
@@ -104,7 +107,7 @@ class Discriminator(NoCritic):
         """Everything that is measured on held-out pairs, which the discriminator never learns."""
         figures = self.pair_figures(groups)
         stats: Stats = {name.replace("critic", prefix, 1): stat for name, stat in figures.items()}
-        stats |= pair_metrics(groups, self._tokenizer.eos_token_id, prefix=prefix)
+        stats |= pair_metrics(groups, self._ends.turn, prefix=prefix)
         stats |= overlap_metrics(groups, prefix=prefix)
         stats |= self.teacher_control(groups, prefix=prefix)
         lengths = [float(len(response)) for group in groups for response in group.responses]
