@@ -26,6 +26,11 @@ class DataConfig(Section):
     answer_key: str = option(
         "answer", "Column of the answer that supervised training (gspo sft) learns.", read_by=("sft",)
     )
+    tools_key: str | None = option(
+        "tools",
+        "Column of tools for the chat template, where there is one; null: none.",
+        read_by=COMMANDS,
+    )
     teacher_key: str = option("teacher_response", "Column of the teacher's text, for GAD.", read_by=("train",))
     system_prompt: str | None = option(None, "System message put before prompts that have none.", read_by=COMMANDS)
     apply_chat_template_kwargs: dict[str, Any] = option({}, "Further arguments of the chat template.", read_by=COMMANDS)
