@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from gspo.config import Config, load_config
+from gspo.config.paths import expanded
 from gspo.data import load_dataset
 from gspo.evaluation.accuracy import SourceResult, answer_groups, summarize
 from gspo.finished import FinishedRun, load_run
@@ -50,7 +51,7 @@ def configure(config: Config | Mapping[str, Any] | str | Path | None = None, **s
         return load_config(settings={**config, **settings})
     if config is None:
         return load_config(settings=settings)
-    path = Path(config)
+    path = expanded(config, "config")
     if path.suffix in (".yaml", ".yml"):
         return load_config(str(path.parent), path.name, settings=settings)
     return load_config(None, str(config), settings=settings)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gspo.config import Config, ConfigError, load_config, require_keys, require_supported
+from gspo.config.paths import expanded
 from gspo.observe.report import FIGURES, Variant, build_comparison, cell, read_curves
 from gspo.trainer import train
 
@@ -106,11 +107,11 @@ def make_jobs(
             folder = out / "runs" / f"{name}-seed-{seed}"
             ours = [
                 f"trainer.seed={seed}",
-                f"trainer.default_local_dir='{folder}'",
                 f"trainer.experiment_name={folder.name}",
                 "trainer.resume_mode=auto",
             ]
-            config = load_config(config_path, config_name, [*overrides, *own, *ours])
+            place = {"trainer.default_local_dir": str(folder)}
+            config = load_config(config_path, config_name, [*overrides, *own, *ours], place)
             require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
             require_supported(config)
             jobs.append(Job(name, seed, config, folder))
@@ -173,7 +174,7 @@ def compare_command(args: argparse.Namespace) -> int:
     if len(settings) < len(args.variants):
         raise ConfigError(f"--variants: two of {' '.join(args.variants)} have the same name: give each its own")
     seeds = list(dict.fromkeys(args.seeds))
-    out = Path(args.out)
+    out = expanded(args.out, "--out")
     jobs = make_jobs(args.config_path, args.config_name, args.overrides, settings, seeds, out)
     variants = compare(jobs, settings, out)
     console = Console()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -12,7 +13,16 @@ from hydra.errors import HydraException
 from gspo.config.convert import ConfigError, show
 from gspo.config.settings import Settings
 
-__all__ = ["apply_overrides"]
+__all__ = ["apply_overrides", "setting"]
+
+# A value, or an item of a list, that begins with the home folder. A shell leaves it as it is behind `key=`.
+_HOME = re.compile(r"(?<=[=\[,])~[^,\[\]{}]*")
+
+
+def setting(key: str, text: object) -> str:
+    """The override that sets a key to this very text, whatever signs are in it."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), str(text))
+    return f'{key}="{escaped}"'
 
 
 def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[str]) -> None:
@@ -28,7 +38,7 @@ def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[
     """
     given = Settings()
     for text in overrides:
-        override = _parse(text)
+        override = _parse(_with_home_quoted(text))
         key, origin = override.key_or_group, f"override {text}"
         if not override.is_delete():
             given.put(key, override.value(), origin)
@@ -38,6 +48,11 @@ def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[
         user_set -= {name for name in user_set if name == key or name.startswith(f"{key}.")}
     settings.merge(given)
     user_set |= {*given.values, *given.ignored}
+
+
+def _with_home_quoted(text: str) -> str:
+    """Hydra's grammar has no `~` in a value without quotes."""
+    return text if '"' in text or "'" in text else _HOME.sub(lambda found: f'"{found[0]}"', text)
 
 
 @cache

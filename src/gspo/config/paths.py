@@ -7,7 +7,12 @@ from pathlib import Path
 
 from gspo.config.convert import ConfigError
 
-__all__ = ["expanded", "expanded_text"]
+__all__ = ["expanded", "expanded_text", "is_jinja"]
+
+
+def is_jinja(text: str) -> bool:
+    """Whether a text is a template itself rather than the name of a file with one."""
+    return "\n" in text or "{" in text
 
 
 def expanded(path: str | os.PathLike[str], name: str) -> Path:

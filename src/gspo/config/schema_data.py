@@ -20,8 +20,12 @@ class DataConfig(Section):
     KEY: ClassVar[str] = "data"
     READ_BY: ClassVar[tuple[str, ...]] = ("train", "sft")
 
-    train_files: list[str] = option([], "Parquet, json or jsonl file or files to train on.", example="train.parquet")
-    val_files: list[str] = option([], "File or files to validate on; none: no validation.", example="test.parquet")
+    train_files: list[str] = option(
+        [], "Parquet, json or jsonl file or files to train on.", example="train.parquet", path=True
+    )
+    val_files: list[str] = option(
+        [], "File or files to validate on; none: no validation.", example="test.parquet", path=True
+    )
     prompt_key: str = option("prompt", "Column of the prompt: a list of {role, content}, or a text.", read_by=COMMANDS)
     answer_key: str = option(
         "answer", "Column of the answer that supervised training (gspo sft) learns.", read_by=("sft",)
@@ -139,6 +143,6 @@ class CustomRewardConfig(Section):
     KEY: ClassVar[str] = "custom_reward_function"
     READ_BY: ClassVar[tuple[str, ...]] = ("train", "eval")
 
-    path: str | None = option(None, "Python file of your own reward function; null: none.")
+    path: str | None = option(None, "Python file of your own reward function; null: none.", path=True)
     name: str = option("compute_score", "Its name: name(data_source, solution_str, ground_truth, extra_info).")
     reward_kwargs: dict[str, Any] = option({}, "Further keyword arguments for it.")

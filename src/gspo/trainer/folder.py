@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,27 @@ from gspo.config.schema import TrainerConfig, to_dict
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
 __all__ = ["find_checkpoint", "folder_of", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
+
+
+_KEY = "trainer.default_local_dir"
+
+# What a run writes into its folder.
+_OWN_FILES = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "config.yaml",
+    "config-until-step-*.yaml",
+    "checkpoints",
+    "huggingface",
+    "initial_model",
+    "initial_tokenizer",
+    "initial_critic",
+    "report.html",
+    "tensorboard",
+    "wandb",
+    "wandb_id.txt",
+    "finished",
+)
 
 
 def folder_of(trainer: TrainerConfig) -> Path:
@@ -29,20 +51,44 @@ def run_folder(trainer: TrainerConfig, checkpoint: Checkpoint | None, say: Calla
     folder = folder_of(trainer)
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
-            raise ConfigError(
-                f"trainer.default_local_dir={folder}: {part} is a file: name a folder", "trainer.default_local_dir"
-            )
+            raise ConfigError(f"{_KEY}={folder}: {part} is a file: name a folder", _KEY)
     used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
     goes_on = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
-    if used and not goes_on:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.previous-{number}")).exists():
-            number += 1
-        with hold(folder):
-            folder.rename(aside)
-        say(f"an earlier run stood in {folder}; it is kept in {aside}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if used and not goes_on:
+            with hold(folder):
+                aside = _move_aside(folder)
+            say(f"an earlier run was in {folder}; it is kept in {aside}")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise ConfigError(
+            f"{_KEY}={folder} cannot be used ({where}): name a folder that can be written to", _KEY
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{_KEY}={folder} is read-only: name a folder that can be written to", _KEY)
     return folder
+
+
+def _move_aside(folder: Path) -> Path:
+    """Moves the run in a folder to one next to it and returns that.
+
+    The working directory cannot be renamed under the feet of this process and of the shell that it was called from:
+    there the run's own files are moved, and what else is in the folder stays.
+    """
+    whole = folder.resolve()
+    named = folder if folder.name not in ("", "..") else whole  # `.` has no name of its own
+    number = 1
+    while (aside := named.with_name(f"{named.name}.previous-{number}")).exists():
+        number += 1
+    if not Path.cwd().is_relative_to(whole):
+        folder.rename(aside)
+        return aside
+    aside.mkdir()
+    for pattern in _OWN_FILES:
+        for file in sorted(folder.glob(pattern)):
+            file.rename(aside / file.name)
+    return aside
 
 
 @contextmanager
@@ -52,13 +98,18 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    with (folder / ".lock").open("w") as lock:
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{_KEY}={folder} cannot be written to ({error.strerror}): name another folder", _KEY
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(
-                f"another process trains in {folder}: wait for it, or name another trainer.default_local_dir",
-                "trainer.default_local_dir",
+                f"another process trains in {folder}: wait for it, or name another {_KEY}", _KEY
             ) from error
         yield
 
