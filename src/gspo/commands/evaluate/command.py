@@ -78,6 +78,7 @@ def evaluate_models(
     if len(evaluations) > 1:
         console.print()
         print_differences(console, evaluations)
+    folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "data": [str(file) for file in args.data],
         "n": args.n,
@@ -92,14 +93,18 @@ def evaluate_models(
 
 
 def _writable(folder: Path) -> Path:
-    """The folder of the results, made before the first response is sampled: they must have a place at the end."""
+    """The folder of the results; that it can be made is tried before the first response is sampled."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: name a folder")
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+        for part in missing:
+            part.rmdir()
     except OSError as error:
         raise ValueError(f"--out {folder} cannot be made ({error.strerror}): name another folder") from error
-    if not os.access(folder, os.W_OK):
+    if not writable:
         raise ValueError(f"--out {folder} is read-only: name a folder that can be written to")
     return folder
 
