@@ -36,7 +36,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
     if unknown := [text for text in rest if text.startswith("-") or not hasattr(args, "overrides")]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        from gspo.config.secrets import masked_text
+
+        parser.error(f"unrecognized arguments: {' '.join(map(masked_text, unknown))}")
     if rest:
         args.overrides += rest
     return args

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gspo.config.paths import expanded
+from gspo.config.secrets import masked
 from gspo.config.texts import text_problem
 from gspo.data.messages import Messages, to_messages
 from gspo.data.rows import DataError, Table, read_table
@@ -167,7 +168,7 @@ def _settings(source: Path, endpoint: Endpoint, system_prompt: str | None, promp
         "model": endpoint.model,
         "temperature": endpoint.temperature,
         "max_tokens": endpoint.max_tokens,
-        "extra": dict(endpoint.extra or {}),
+        "extra": masked(dict(endpoint.extra or {})),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from gspo.checkpoint import Checkpoint, CheckpointError, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError, load_config, render
 from gspo.config.schema import TrainerConfig, to_dict
+from gspo.config.secrets import masked
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
 __all__ = ["find_checkpoint", "folder_of", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
@@ -125,7 +126,8 @@ def write_config(folder: Path, config: Config, step: int) -> list[str]:
     file = folder / "config.yaml"
     lines = []
     if file.exists():
-        before, after = (_flat(to_dict(each)) for each in (load_config(str(folder), "config", external=False), config))
+        earlier = load_config(str(folder), "config", external=False)
+        before, after = (_flat(masked(to_dict(each))) for each in (earlier, config))
         changed = [
             f"{key}: {before.get(key)} -> {after.get(key)}"
             for key in sorted({*before, *after})
@@ -156,7 +158,7 @@ def open_tracker(
         folder,
         trainer.project_name,
         trainer.experiment_name or folder.name,
-        to_dict(config),
+        masked(to_dict(config)),
         resume_step,
         console,
         amends=only_validates,

@@ -16,6 +16,7 @@ from gspo.commands.evaluate.models import Candidate, find_candidates
 from gspo.commands.evaluate.results import Evaluation, print_differences, print_results, write_files
 from gspo.config import Config, load_config
 from gspo.config.paths import expanded
+from gspo.config.secrets import masked_text
 from gspo.config.usage import is_read, keys_read
 from gspo.data import PromptDataset, load_dataset
 from gspo.evaluation.accuracy import answer_groups, compare, summarize
@@ -85,7 +86,7 @@ def evaluate_models(
         "max_samples": args.max_samples,
         "seed": config.trainer.seed,
         "sampling": asdict(sampling),
-        "set": list(args.set),
+        "set": list(map(masked_text, args.set)),
     }
     write_files(folder, evaluations, settings)
     _say(console, f"written: {folder / 'results.json'} and {folder / 'responses.jsonl'}")
