@@ -226,8 +226,7 @@ MODELS: dict[str, tuple[Case, str]] = {
     ),
     "config.json is no JSON": (
         lambda b: [f"{MODEL}.path={(p := b.copy(), (p / 'config.json').write_text('{'))[0]}"],
-        "no tokenizer could be loaded from DIR/model (...): put its files there, or set "
-        "actor_rollout_ref.model.tokenizer_path to a folder that has them",
+        "DIR/model/config.json is not whole JSON (...): download or export the model again",
     ),
     "unknown architecture": (
         lambda b: [b.json("config.json", model_type="lama")],

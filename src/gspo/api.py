@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gspo.config import Config, load_config
+from gspo.config import Config, load_config, require_keys
+from gspo.config.paths import expanded
 from gspo.data import load_dataset
 from gspo.evaluation.accuracy import SourceResult, answer_groups, summarize
 from gspo.finished import FinishedRun, load_run
@@ -51,7 +52,7 @@ def configure(config: Config | Mapping[str, Any] | str | Path | None = None, **s
         return load_config(settings={**config, **settings})
     if config is None:
         return load_config(settings=settings)
-    path = Path(config)
+    path = expanded(config, "config")
     if path.suffix in (".yaml", ".yml"):
         return load_config(str(path.parent), path.name, settings=settings)
     return load_config(None, str(config), settings=settings)
@@ -308,6 +309,7 @@ def evaluate(
         ValueError: something cannot be used; says what and how to fix it.
     """
     resolved, given = _split(config, settings, model, tokenizer)
+    require_keys(resolved)
     section, rollout, data_section = resolved.policy_model, resolved.rollout, resolved.data
     reader = given.tokenizer or load_actor_tokenizer(section)
     prompts = load_dataset(data, data_section, reader, label="data")

@@ -54,7 +54,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
     if unknown := [text for text in rest if text.startswith("-") or not hasattr(args, "overrides")]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        from gspo.config.secrets import masked_text
+
+        parser.error(f"unrecognized arguments: {' '.join(map(masked_text, unknown))}")
     if rest:
         args.overrides += rest
     return args
@@ -116,11 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
     report = commands.add_parser("report", help="write report.html of a run folder")
-    report.add_argument("folder", type=Path)
+    report.add_argument("folder")
     report.set_defaults(run=_report)
     quickstart = commands.add_parser("quickstart", help="from nothing to a trained model in about two minutes on a CPU")
     quickstart.add_argument("--seed", type=int, default=1)
-    quickstart.add_argument("--out", type=Path, default=Path("runs/quickstart"))
+    quickstart.add_argument("--out", default="runs/quickstart", metavar="DIR", help="default runs/quickstart")
     quickstart.add_argument("--gad", action="store_true", help="distil a teacher that can only be read, by GAD")
     quickstart.set_defaults(run=_quickstart)
     _register_data(commands)
@@ -211,20 +213,24 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from gspo.config.paths import expanded
     from gspo.observe import build_report
 
-    print(build_report(args.folder))
+    print(build_report(expanded(args.folder, "FOLDER")))
     return 0
 
 
 def _quickstart(args: argparse.Namespace) -> int:
+    from gspo.config.paths import expanded
+
+    out = expanded(args.out, "--out")
     if args.gad:
         from gspo.commands.gad_quickstart import gad_quickstart
 
-        return gad_quickstart(args.out, args.seed)
+        return gad_quickstart(out, args.seed)
     from gspo.commands.quickstart import quickstart
 
-    return quickstart(args.out, args.seed)
+    return quickstart(out, args.seed)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from gspo.config import Config, load_config
+from gspo.config.paths import expanded
 from gspo.observe.jsonl import read_jsonl
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def load_run(folder: Path | str) -> FinishedRun:
     Raises:
         ValueError: there is no such folder, or it holds no run.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder, "folder")
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}: give the folder of a run (trainer.default_local_dir)")
     if not (path / "metrics.jsonl").is_file():

@@ -346,6 +346,8 @@ def test_a_model_that_cannot_be_loaded_is_named(run: Path, twin: Path) -> None:
         (["--top-p", "2"], ["top_p is 2.0", "(0, 1]"]),
         (["--max-samples", "0"], ["--max-samples is 0", "1 or more"]),
         (["--out", "{data}"], ["--out {data} is a file", "name a folder"]),
+        (["--out", "/proc/no/such"], ["--out /proc/no/such", "another folder"]),
+        (["--out", "~no_such_user/x"], ["--out=~no_such_user/x", "whole path"]),
         (["--set", "data.max_response_length=200"], ["{model}", "203", "128", "lower data.max_response_length"]),
     ],
 )

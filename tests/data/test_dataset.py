@@ -1,10 +1,13 @@
 from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from messages import names
 
 from gspo.config.schema_data import DataConfig
 from gspo.data import DataError, load_dataset
@@ -191,3 +194,14 @@ def test_bad_columns(columns: dict[str, Any], problem: str, write_rows: Make, ma
 def test_a_teacher_is_optional_where_none_is_needed(write_rows: Make, make_tokenizer: Make) -> None:
     path = write_rows({"prompt": "a", "teacher_response": ""}, {"prompt": "a"})
     assert [prompt.teacher_response for prompt in load_dataset(path, DataConfig(), make_tokenizer())] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "value", [Decimal("7.50"), date(2020, 1, 2), timedelta(seconds=3), b"7"], ids=lambda value: type(value).__name__
+)
+def test_ground_truths_of_types_that_only_parquet_has(value: Any, tmp_path: Path, make_tokenizer: Make) -> None:
+    rows = [{"prompt": "a", "reward_model": {"ground_truth": truth}} for truth in (None, value)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    error = error_of(tmp_path / "x.parquet", make_tokenizer())
+    assert names(error, "x.parquet, row 1", "reward_model.ground_truth", type(value).__name__, "cast")
+    assert load_dataset(rows, DataConfig(), make_tokenizer())[1].ground_truth == value

@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from messages import names
 
 from gspo.data.rows import DataError, read_table, read_tables
 
@@ -77,3 +78,26 @@ def test_lists_of_files_that_cannot_be_used(write_rows: Callable[..., Path]) -> 
         read_tables([])
     with pytest.raises(DataError, match=r"rows\.jsonl is named more than once: name each file once$"):
         read_tables([path, path.parent / "." / path.name])
+
+
+def test_json_that_is_nested_too_deeply_or_has_a_key_twice(tmp_path: Path) -> None:
+    deep, twice = '{"p": ' + "[" * 100_000 + "]" * 100_000 + "}", '{"p": {"a": 1, "a": 2}}'
+    for text, part in ((deep, "nested thousands of levels"), (twice, "'a' twice")):
+        (tmp_path / "x.jsonl").write_text('{"p": 1}\n' + text)
+        (tmp_path / "x.json").write_text(f"[{text}]")
+        assert names(error_of(tmp_path / "x.jsonl"), "x.jsonl, row 1", part)
+        assert names(error_of(tmp_path / "x.json"), "x.json ", part)
+
+
+def test_cells_that_python_cannot_hold_are_named(tmp_path: Path) -> None:
+    years = pa.array([0, 10_000_000], pa.date32())
+    pq.write_table(pa.table({"prompt": ["a", "b"], "born": years}), tmp_path / "x.parquet")
+    assert names(error_of(tmp_path / "x.parquet"), "x.parquet, row 1", "'born'", "date32", "cast")
+
+
+def test_maps_are_objects_and_folders_give_no_columns(tmp_path: Path) -> None:
+    folder = tmp_path / "split=train"
+    folder.mkdir()
+    values = pa.array([[("a", "1")]], pa.map_(pa.string(), pa.string()))
+    pq.write_table(pa.table({"extra_info": values}), folder / "x.PARQUET")
+    assert read_table(folder / "x.PARQUET").rows == [{"extra_info": {"a": "1"}}]

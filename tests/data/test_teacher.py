@@ -422,3 +422,34 @@ def test_the_command_s_exit_code_says_that_rows_are_missing(
     assert main(command) == 0
     assert capsys.readouterr().out == f"{out}: 2 rows\n"
     assert KEY not in "".join(path.read_text(errors="replace") for path in out.parent.iterdir())
+
+
+def test_prompts_are_checked_before_the_first_request(
+    collect: Callable[..., Collected], server: FakeEndpoint, write_rows: Callable[..., Path]
+) -> None:
+    for change in ({"prompt": "b \ud83d"}, {"notes": ["b \ud83d"]}):
+        with pytest.raises(DataError) as caught:
+            collect(prompts=write_rows({"prompt": "a"}, {"prompt": "a", **change}))
+        assert names(caught, "rows.jsonl, row 1", "\\ud83d")
+    assert server.bodies == []
+
+
+def test_messages_as_json_text_are_asked_as_messages_and_said_once(
+    collect: Callable[..., Collected],
+    server: FakeEndpoint,
+    write_rows: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    messages = [{"role": "user", "content": "q"}]
+    collect(prompts=write_rows({"prompt": json.dumps(messages)}, {"prompt": "[1]"}), concurrency=1)
+    assert [body["messages"] for body in server.bodies] == [messages, [{"role": "user", "content": "[1]"}]]
+    assert capsys.readouterr().err.count("1 prompts are JSON text") == 1
+
+
+def test_a_response_that_cannot_be_encoded_is_reported(collect: Callable[..., Collected], server: FakeEndpoint) -> None:
+    server.scripts["q0"] = [said("half \ud83d")]
+    collected = collect(2)
+    assert texts_of(collected.path) == ["answer to q1"]
+    ((row, _, why),) = collected.failures
+    assert row == 0
+    assert names(why, "the response", "\\ud83d")

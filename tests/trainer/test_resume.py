@@ -144,7 +144,7 @@ def test_killed_before_the_first_checkpoint_starts_again_and_keeps_what_there_is
     kept = lines(tmp_path / "run")
     kill_in_step(0)
     run()
-    assert f"an earlier run stood in {tmp_path}/run; it is kept in {tmp_path}/run.previous-1" in capsys.readouterr().out
+    assert f"an earlier run was in {tmp_path}/run; it is kept in {tmp_path}/run.previous-1" in capsys.readouterr().out
     assert lines(tmp_path / "run.previous-1") == kept
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(_STEPS + 1))
 

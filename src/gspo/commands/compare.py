@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gspo.config import Config, ConfigError, load_config, require_keys, require_supported
+from gspo.config.paths import expanded
+from gspo.config.schema import to_dict
+from gspo.config.secrets import masked, masked_text
 from gspo.observe.report import FIGURES, Variant, build_comparison, cell, read_curves
 from gspo.trainer import train
 
@@ -50,7 +53,7 @@ class Job:
             ConfigError: its folder holds a run with other settings.
         """
         written = self.folder / "config.yaml"
-        if written.exists() and load_config(str(self.folder), "config", external=False) != self.config:
+        if written.exists() and _shown(load_config(str(self.folder), "config", external=False)) != _shown(self.config):
             raise ConfigError(
                 f"{self.folder} holds a run with other settings (its config.yaml differs): name another folder with "
                 "--out, or remove this one to run it again"
@@ -63,6 +66,12 @@ class Job:
         (self.folder / _FINISHED).touch()
 
 
+def _shown(config: Config) -> dict[str, Any]:
+    """The settings as `config.yaml` shows them: a secret is hidden there, and another one is no other setting."""
+    tree: dict[str, Any] = masked(to_dict(config))
+    return tree
+
+
 def parse_variant(text: str) -> tuple[str, list[str]]:
     """NAME:key=value,key=value as a name and overrides; NAME alone is the base as it is.
 
@@ -73,9 +82,10 @@ def parse_variant(text: str) -> tuple[str, list[str]]:
     overrides = _BETWEEN.split(rest) if rest else []
     if not _NAME.fullmatch(name) or not all("=" in override for override in overrides):
         raise ConfigError(
-            f"--variants {text}: write NAME:key=value,key=value, as in grpo:actor_rollout_ref.actor.policy_loss=vanilla"
+            f"--variants {masked_text(text)}: write NAME:key=value,key=value, as in "
+            "grpo:actor_rollout_ref.actor.policy_loss=vanilla"
         )
-    _refuse_own(overrides, f"--variants {text}")
+    _refuse_own(overrides, f"--variants {masked_text(text)}")
     return name, overrides
 
 
@@ -106,11 +116,11 @@ def make_jobs(
             folder = out / "runs" / f"{name}-seed-{seed}"
             ours = [
                 f"trainer.seed={seed}",
-                f"trainer.default_local_dir='{folder}'",
                 f"trainer.experiment_name={folder.name}",
                 "trainer.resume_mode=auto",
             ]
-            config = load_config(config_path, config_name, [*overrides, *own, *ours])
+            place = {"trainer.default_local_dir": str(folder)}
+            config = load_config(config_path, config_name, [*overrides, *own, *ours], place)
             require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
             require_supported(config)
             jobs.append(Job(name, seed, config, folder))
@@ -130,7 +140,7 @@ def summary(variants: Sequence[Variant], settings: dict[str, list[str]]) -> dict
     """What compare.json holds: for each variant its overrides, the figures of each run, their means and spreads."""
     return {
         variant.name: {
-            "overrides": settings[variant.name],
+            "overrides": list(map(masked_text, settings[variant.name])),
             "runs": {
                 str(seed): {"folder": str(run.folder), **{key: figure.read(run) for key, figure in FIGURES.items()}}
                 for seed, run in variant.runs.items()
@@ -163,7 +173,7 @@ def compare(jobs: Sequence[Job], settings: dict[str, list[str]], out: Path) -> l
 def _write(variants: Sequence[Variant], settings: dict[str, list[str]], out: Path) -> None:
     text = json.dumps(summary(variants, settings), indent=2, ensure_ascii=False)
     (out / "compare.json").write_text(text + "\n", encoding="utf-8")
-    shown = {name: ", ".join(overrides) for name, overrides in settings.items()}
+    shown = {name: ", ".join(map(masked_text, overrides)) for name, overrides in settings.items()}
     build_comparison(out / "compare.html", " / ".join(variant.name for variant in variants), variants, shown)
 
 
@@ -171,9 +181,10 @@ def compare_command(args: argparse.Namespace) -> int:
     """`gspo compare` with its parsed arguments."""
     settings = dict(map(parse_variant, args.variants))
     if len(settings) < len(args.variants):
-        raise ConfigError(f"--variants: two of {' '.join(args.variants)} have the same name: give each its own")
+        shown = " ".join(map(masked_text, args.variants))
+        raise ConfigError(f"--variants: two of {shown} have the same name: give each its own")
     seeds = list(dict.fromkeys(args.seeds))
-    out = Path(args.out)
+    out = expanded(args.out, "--out")
     jobs = make_jobs(args.config_path, args.config_name, args.overrides, settings, seeds, out)
     variants = compare(jobs, settings, out)
     console = Console()

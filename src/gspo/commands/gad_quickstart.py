@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gspo.config import Config, load_config
+from gspo.config.overrides import setting
 from gspo.data import load_dataset
 from gspo.data.shell_game import ALPHABET, PHRASES, answers_first, write_shell_game
 from gspo.evaluation.accuracy import answer_groups, summarize
@@ -103,8 +104,8 @@ def gad_config(folder: Path, seed: int, overrides: Sequence[str] = (), name: str
         config_name="gad_quickstart",
         overrides=[
             *_shared(folder, seed, name),
-            f"actor_rollout_ref.model.path={folder / 'supervised' / 'huggingface'}",
-            f"data.val_files={folder / 'data' / 'test.parquet'}",
+            setting("actor_rollout_ref.model.path", folder / "supervised" / "huggingface"),
+            setting("data.val_files", folder / "data" / "test.parquet"),
             *overrides,
         ],
     )
@@ -117,7 +118,7 @@ def sft_config(folder: Path, seed: int, *, further: int = 0, lr: float = FURTHER
     return load_config(
         overrides=[
             *_shared(folder, seed, name if further else "supervised"),
-            f"actor_rollout_ref.model.path={start}",
+            setting("actor_rollout_ref.model.path", start),
             f"actor_rollout_ref.actor.optim.lr={lr if further else SUPERVISED_LR}",
             "actor_rollout_ref.actor.optim.lr_warmup_steps=10",
             f"actor_rollout_ref.actor.optim.lr_scheduler_type={schedule}",
@@ -178,8 +179,8 @@ def _shared(folder: Path, seed: int, name: str) -> list[str]:
         f"trainer.seed={seed}",
         "trainer.resume_mode=disable",
         f"trainer.experiment_name={name}-seed-{seed}",
-        f"data.train_files={folder / 'data' / 'train.parquet'}",
-        f"trainer.default_local_dir={folder / name}",
+        setting("data.train_files", folder / "data" / "train.parquet"),
+        setting("trainer.default_local_dir", folder / name),
     ]
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gspo.config import Config, load_config
+from gspo.config.overrides import setting
 from gspo.data.gym_source import write_reasoning_gym
 from gspo.models.scratch import make_model_folder
 from gspo.observe.jsonl import read_jsonl
@@ -74,24 +75,24 @@ def quickstart_config(folder: Path, seed: int, *, supervised: bool = False) -> C
             config_name="quickstart",
             overrides=[
                 *shared,
-                f"actor_rollout_ref.model.path={folder / 'supervised' / 'huggingface'}",
-                f"data.train_files={folder / 'data' / 'train.parquet'}",
-                f"data.val_files={folder / 'data' / 'test.parquet'}",
-                f"trainer.default_local_dir={folder / 'gspo'}",
+                setting("actor_rollout_ref.model.path", folder / "supervised" / "huggingface"),
+                setting("data.train_files", folder / "data" / "train.parquet"),
+                setting("data.val_files", folder / "data" / "test.parquet"),
+                setting("trainer.default_local_dir", folder / "gspo"),
             ],
         )
     return load_config(
         overrides=[
             *shared,
-            f"actor_rollout_ref.model.path={folder / 'untrained'}",
+            setting("actor_rollout_ref.model.path", folder / "untrained"),
             "actor_rollout_ref.actor.optim.lr=2e-3",
             "actor_rollout_ref.actor.optim.lr_warmup_steps=10",
             "actor_rollout_ref.actor.optim.lr_scheduler_type=linear",
-            f"data.train_files={folder / 'data' / 'demonstrations.parquet'}",
+            setting("data.train_files", folder / "data" / "demonstrations.parquet"),
             "data.train_batch_size=64",
             "data.max_response_length=8",
             f"trainer.total_training_steps={_SFT_STEPS}",
-            f"trainer.default_local_dir={folder / 'supervised'}",
+            setting("trainer.default_local_dir", folder / "supervised"),
             "trainer.logger=[jsonl]",
         ]
     )

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from operator import getitem
-from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
@@ -18,6 +17,7 @@ from gspo.config.convert import ConfigError
 from gspo.config.external import require_methods, run_files
 from gspo.config.fields import children, leaves, to_dict
 from gspo.config.overrides import apply_overrides
+from gspo.config.paths import expanded
 from gspo.config.resolve import resolve
 from gspo.config.schema import Config
 from gspo.config.settings import Settings, full_key
@@ -56,7 +56,7 @@ def load_config(
     base = base or Config()
     composed, user_set, notes = Settings(), set(base.user_set), list(base.notes)
     if config_name is not None:
-        source = find_source(config_name, Path(config_path) if config_path else None)
+        source = find_source(config_name, expanded(config_path, "--config-path") if config_path else None)
         composed = read_source(source, user_set)
         if config_path and is_preset(source):
             notes.append(f"{config_path} has no {source.name}: the packaged preset {source.stem} is used")

@@ -13,6 +13,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from gspo.config.secrets import masked
+from gspo.config.texts import text_problem
+
 __all__ = ["ConfigError", "convert", "show", "type_name"]
 
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -27,12 +30,12 @@ class ConfigError(ValueError):
 
 
 def show(value: Any) -> str:
-    """The value as one would write it in YAML."""
+    """The value as one would write it in YAML, secrets hidden."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) and value else repr(value)
+    return value if isinstance(value, str) and value else repr(masked(value))
 
 
 def type_name(hint: Any) -> str:
@@ -57,15 +60,22 @@ def convert(value: Any, hint: Any, key: str) -> Any:
     """The value as the declared type.
 
     Raises:
-        ConfigError: it is of another type; names key, value and what is expected.
+        ConfigError: it is of another type, or holds a text that cannot be encoded; names key, value and what is
+            expected.
     """
+    if problem := text_problem(value, key, nul=False):
+        raise ConfigError(problem, key)
+    return _as_declared(value, hint, key)
+
+
+def _as_declared(value: Any, hint: Any, key: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         rest = [argument for argument in arguments if argument is not types.NoneType]
         if value is None or (isinstance(value, str) and value.lower() in ("null", "none") and str not in rest):
             return None
         assert len(rest) == 1, "a field is of one type or null"
-        return convert(value, rest[0], key)
+        return _as_declared(value, rest[0], key)
     if hint is Any:
         return value
     if origin is list:
@@ -118,7 +128,7 @@ def _convert_list(value: Any, hint: Any, item: Any, key: str) -> list[Any]:
         value = [value]
     if not isinstance(value, (list, tuple)):
         raise _wrong(key, value, hint)
-    return [convert(element, item, f"{key}[{index}]") for index, element in enumerate(value)]
+    return [_as_declared(element, item, f"{key}[{index}]") for index, element in enumerate(value)]
 
 
 def _convert_section(value: Any, hint: Any, key: str) -> Any:

@@ -32,6 +32,10 @@ A file sets what it wants to change, with nested keys (`algorithm: {adv_estimato
 Overrides follow Hydra's grammar: `key=value` and `+key=value` set, `~key` goes back to the default, `[a,b]` is a list,
 `{a: 1}` a mapping, `null` nothing. `${other.key}` is another key's value. An unknown key is an error.
 
+In a key that is a path a leading `~` is the home folder; other paths are relative to the working folder. Values of keys
+of your own that look like secrets (`api_key`, `hf_token`, `password`, in `reward_kwargs` say) are used as they are, and
+printed, logged and written to `config.yaml` as `***`; a resumed run needs them again.
+
 "Read by" names the commands in which a key has an effect (`gspo compare` trains). The others say that they do not use
 it, or refuse it.
 """

@@ -71,7 +71,7 @@ def run_files(files: Sequence[str]) -> None:
 
 
 def _run_file(file: str) -> None:
-    path = Path(file).expanduser().resolve()
+    path = Path(file).resolve()
     if not path.is_file():
         raise ConfigError(f"{_KEY}: there is no file {file}: name the Python file that registers your own", _KEY)
     name = f"gspo_external_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"

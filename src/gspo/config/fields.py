@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
 from gspo.config.convert import ConfigError, convert, show
+from gspo.config.paths import expanded_text
 
 __all__ = [
     "COMMANDS",
@@ -65,6 +66,7 @@ def option(
     only_with: Needs | Sequence[Needs] | None = None,
     turns_on: Needs | None = None,
     example: str | None = None,
+    path: bool | Callable[[str], bool] = False,
 ) -> Any:
     """A leaf of the tree.
 
@@ -77,6 +79,7 @@ def option(
         only_with: without any of these it has none; None: those of its section's ONLY_WITH.
         turns_on: what setting it asks for.
         example: a value, for messages.
+        path: whether its texts are paths, in which `~` is expanded; or the function that says which of them are.
     """
     metadata: dict[str, Any] = {
         "line": line,
@@ -88,6 +91,7 @@ def option(
         "only_with": (only_with,) if isinstance(only_with, Needs) else only_with,
         "turns_on": turns_on,
         "example": example,
+        "path": path,
     }
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -145,8 +149,18 @@ class Section:
         hints = type_hints(type(self))
         for name, spec in leaves(type(self)).items():
             value = convert(getattr(self, name), hints[name], self.key(name))
+            if spec.metadata["path"]:
+                value = _expanded(value, spec.metadata["path"], self.key(name))
             object.__setattr__(self, name, value)
             _check_bounds(value, spec.metadata, self.key(name))
+
+
+def _expanded(value: Any, is_path: bool | Callable[[str], bool], key: str) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item, is_path, f"{key}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, str) or (callable(is_path) and not is_path(value)):
+        return value
+    return expanded_text(value, key)
 
 
 def _check_bounds(value: Any, bounds: Mapping[str, Any], key: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from gspo.config.fields import Section, to_dict
 from gspo.config.schema import Config
+from gspo.config.secrets import masked
 
 __all__ = ["render"]
 
@@ -19,8 +20,8 @@ _WIDTH = 120
 
 
 def render(config: Config) -> str:
-    """The whole tree as commented YAML. Loading the text gives an equal configuration."""
-    return "\n".join(_lines(config, to_dict(config), "")).lstrip() + "\n"
+    """The whole tree as commented YAML, secrets hidden. Loading the text gives an equal configuration but for those."""
+    return "\n".join(_lines(config, masked(to_dict(config)), "")).lstrip() + "\n"
 
 
 def _lines(node: Section, tree: dict[str, Any], indent: str) -> Iterator[str]:

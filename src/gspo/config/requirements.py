@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import reduce
 
 from gspo.config.convert import ConfigError, show
-from gspo.config.schema import Config
+from gspo.config.schema import Config, to_dict
+from gspo.config.secrets import hidden_keys
 from gspo.config.usage import key_facts
 
 __all__ = ["require_keys", "require_supported"]
@@ -18,11 +19,13 @@ _NOT_YET = (
 
 
 def require_keys(config: Config, *keys: str) -> None:
-    """Checks that these keys, which have no default, are set.
+    """Checks that these keys, which have no default, are set, and that no secret is the `***` of a printed one.
 
     Raises:
-        ConfigError: one is not; gives an example.
+        ConfigError: one is not, with an example; or a secret was hidden where the configuration was printed.
     """
+    for key in hidden_keys(to_dict(config)):
+        raise ConfigError(f"{key} is hidden in the configuration that was printed: set its value", key)
     for key in keys:
         if not reduce(getattr, key.split("."), config):
             example = key_facts()[key].metadata["example"] or "VALUE"

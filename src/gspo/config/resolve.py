@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
-from gspo.config.schema import ActorConfig, Config
+from gspo.config.schema import ActorConfig, Config, ConfigError, TrainerConfig
 from gspo.methods import PolicyLoss, loss_named
 
 __all__ = ["resolve"]
@@ -23,6 +23,7 @@ def resolve(config: Config) -> Config:
     loss_mode = actor.policy_loss.loss_mode
     model_name = _model_name(policy.model.path) if policy.model.path else None
     experiment = trainer.experiment_name or "-".join(filter(None, (loss_mode, model_name)))
+    folder = trainer.default_local_dir or _run_folder(trainer, experiment)
     seed = trainer.seed if config.data.seed is None else config.data.seed
     mini_batch = config.critic.ppo_mini_batch_size or actor.ppo_mini_batch_size
     needs_critic = config.uses_value_critic or config.wants_discriminator
@@ -38,13 +39,27 @@ def resolve(config: Config) -> Config:
         trainer=replace(
             trainer,
             experiment_name=experiment,
-            default_local_dir=trainer.default_local_dir or f"runs/{trainer.project_name}/{experiment}",
+            default_local_dir=folder,
         ),
     )
 
 
+def _run_folder(trainer: TrainerConfig, experiment: str) -> str:
+    """The folder of a run that names none: runs/PROJECT_NAME/EXPERIMENT_NAME."""
+    for name, text in (("project_name", trainer.project_name), ("experiment_name", experiment)):
+        if ".." in PurePath(text).parts:
+            raise ConfigError(
+                f"{trainer.key(name)}={text} leads out of the folder of runs: take the .. out, or name the run's "
+                f"folder by {trainer.key('default_local_dir')}",
+                trainer.key(name),
+            )
+    return f"runs/{trainer.project_name}/{experiment}"
+
+
 def _model_name(path: str) -> str:
     """The last part of a path or hub name that names a model; an export's folder is called after its run."""
+    if not PurePath(path).name.strip("."):  # `.` and `..` have no name of their own
+        path = str(Path(path).resolve())
     parts = [part for part in PurePath(path).parts if part != "huggingface"]
     return parts[-1] if parts else path
 

@@ -113,5 +113,8 @@ class AlgorithmConfig(Section):
     )
     filter_groups: FilterGroupsConfig = section(FilterGroupsConfig, "Dynamic sampling.")
     external_modules: list[str] = option(
-        [], "Python files that register further losses, advantages and engines; they are run.", read_by=("train", "sft")
+        [],
+        "Python files that register further losses, advantages and engines; they are run.",
+        read_by=("train", "sft"),
+        path=True,
     )

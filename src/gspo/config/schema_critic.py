@@ -28,6 +28,7 @@ class CriticModelConfig(Section):
         "Folder or hub name of the critic's or discriminator's model; null: the actor's.",
         turns_on=DISCRIMINATOR,
         example="Qwen/Qwen3-0.6B",
+        path=True,
     )
 
 

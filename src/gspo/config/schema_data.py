@@ -20,11 +20,20 @@ class DataConfig(Section):
     KEY: ClassVar[str] = "data"
     READ_BY: ClassVar[tuple[str, ...]] = ("train", "sft")
 
-    train_files: list[str] = option([], "Parquet, json or jsonl file or files to train on.", example="train.parquet")
-    val_files: list[str] = option([], "File or files to validate on; none: no validation.", example="test.parquet")
+    train_files: list[str] = option(
+        [], "Parquet, json or jsonl file or files to train on.", example="train.parquet", path=True
+    )
+    val_files: list[str] = option(
+        [], "File or files to validate on; none: no validation.", example="test.parquet", path=True
+    )
     prompt_key: str = option("prompt", "Column of the prompt: a list of {role, content}, or a text.", read_by=COMMANDS)
     answer_key: str = option(
         "answer", "Column of the answer that supervised training (gspo sft) learns.", read_by=("sft",)
+    )
+    tools_key: str | None = option(
+        "tools",
+        "Column of tools for the chat template, where there is one; null: none.",
+        read_by=COMMANDS,
     )
     teacher_key: str = option("teacher_response", "Column of the teacher's text, for GAD.", read_by=("train",))
     system_prompt: str | None = option(None, "System message put before prompts that have none.", read_by=COMMANDS)
@@ -134,6 +143,6 @@ class CustomRewardConfig(Section):
     KEY: ClassVar[str] = "custom_reward_function"
     READ_BY: ClassVar[tuple[str, ...]] = ("train", "eval")
 
-    path: str | None = option(None, "Python file of your own reward function; null: none.")
+    path: str | None = option(None, "Python file of your own reward function; null: none.", path=True)
     name: str = option("compute_score", "Its name: name(data_source, solution_str, ground_truth, extra_info).")
     reward_kwargs: dict[str, Any] = option({}, "Further keyword arguments for it.")

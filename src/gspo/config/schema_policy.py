@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from gspo.config.fields import COMMANDS, ConfigError, Section, option, section
 from gspo.config.method_lines import AGGREGATION_LINE, CLIP_LINE, LOSS_LINE
+from gspo.config.paths import is_jinja
 from gspo.methods import AGGREGATIONS, DEFAULT_LOSS
 
 __all__ = [
@@ -34,9 +35,9 @@ class ModelConfig(Section):
     READ_BY: ClassVar[tuple[str, ...]] = COMMANDS
 
     path: str | None = option(
-        None, "Folder or hub name of the causal language model to train.", example="Qwen/Qwen3-0.6B"
+        None, "Folder or hub name of the causal language model to train.", example="Qwen/Qwen3-0.6B", path=True
     )
-    tokenizer_path: str | None = option(None, "Folder or hub name of the tokenizer; null: the model's own.")
+    tokenizer_path: str | None = option(None, "Folder or hub name of the tokenizer; null: the model's own.", path=True)
     dtype: str = option(
         "float32", "Type of the weights; bfloat16 loses small updates.", choices=("float32", "bfloat16")
     )
@@ -54,7 +55,11 @@ class ModelConfig(Section):
         True, "Faster operations of the same values: on a CPU in float32, and flex_attention on a GPU in bfloat16."
     )
     trust_remote_code: bool = option(False, "Run Python code that comes with the model. Only for models you trust.")
-    chat_template: str | None = option(None, "Jinja text or file of the chat template; null: the tokenizer's own.")
+    chat_template: str | None = option(
+        None,
+        "Jinja text or file of the chat template; null: the tokenizer's own.",
+        path=lambda text: not is_jinja(text),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from gspo.config.convert import ConfigError, show
 from gspo.config.fields import children, leaves, type_hints
 from gspo.config.schema import Config
 from gspo.config.spelling import canonical, canonical_value, is_namespace, reason_without_effect, refusal
+from gspo.config.texts import text_problem
 
 __all__ = ["Settings", "full_key", "known_keys", "section_keys"]
 
@@ -113,6 +114,8 @@ class Settings:
             raise _unknown(key, origin)
 
     def _put_leaf(self, key: str, value: Any, spelled: str, origin: str) -> None:
+        if problem := text_problem(value, spelled, nul=False):
+            raise ConfigError(f"{problem} ({origin})", key)
         mapping = _mapping_above(key)
         if mapping is not None:
             for part in reversed(key.removeprefix(f"{mapping}.").split(".")):

@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gspo.config.convert import ConfigError
+from gspo.config.secrets import masked_text
 from gspo.config.settings import Settings
+from gspo.config.texts import MOST_LEVELS
 
 __all__ = ["find_source", "is_preset", "preset_names", "read_source"]
 
@@ -93,12 +95,49 @@ def _default_names(entries: Any, path: Path) -> list[str]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
+        _check_levels(text)
         root = yaml.compose(text, Loader=_LOADER)
+        _check_aliases(root)
         is_mapping = root is None or isinstance(root, yaml.MappingNode)
         tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if is_mapping else None
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested thousands of levels deep: write it flatter") from error
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
+        detail = masked_text(" ".join(str(error).split()))
         raise ConfigError(f"{path} is not YAML that can be read: {detail}") from error
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path} must hold a mapping of keys to values, not a list or a single value")
     return {str(key): value for key, value in tree.items()}
+
+
+def _check_levels(text: str) -> None:
+    """Holds that a text has few levels, before it is composed: in tens of thousands libyaml ends the process.
+
+    Raises:
+        yaml.YAMLError: it has more; names the line.
+    """
+    level = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS:
+            line = event.start_mark.line + 1 if event.start_mark else "?"
+            raise yaml.YAMLError(f"line {line} is nested more than {MOST_LEVELS} levels deep")
+
+
+def _check_aliases(root: yaml.Node | None) -> None:
+    """Holds that no alias leads back to a node above it, which no settings could hold.
+
+    Raises:
+        yaml.YAMLError: one does; names the line.
+    """
+    done: set[int] = set()
+    waiting: list[tuple[yaml.Node, frozenset[int]]] = [] if root is None else [(root, frozenset())]
+    while waiting:
+        node, above = waiting.pop()
+        if id(node) in above:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: an alias (*name) leads back to what it is in")
+        if id(node) in done or not isinstance(node, yaml.CollectionNode):
+            continue
+        done.add(id(node))
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        waiting += [(part, above | {id(node)}) for part in parts]

@@ -2,23 +2,28 @@
 
 Columns: the prompt (`data.prompt_key`; the released GAD data calls it `content`, which is taken where the column
 `prompt` is not there), `data_source` (a file without the column: the file's name), `reward_model` = {style,
-ground_truth}, `extra_info`, and the teacher's text (`data.teacher_key`).
+ground_truth}, `extra_info`, the teacher's text (`data.teacher_key`), and tools for the chat template
+(`data.tools_key`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 from gspo.config.schema_data import DataConfig
+from gspo.config.texts import text_problem
 from gspo.data.memory import are_files, table_of
-from gspo.data.messages import render_prompt, to_messages
+from gspo.data.messages import Messages, render_prompt, to_messages, to_tools
 from gspo.data.rows import DataError, Table, read_tables
 from gspo.groups import Prompt
 
 __all__ = ["PromptDataset", "load_dataset"]
+
+# What JSON has. Parquet has more (decimals, dates, durations, bytes), which no reward function compares with a text.
+_JSON = (str, int, float, bool, list, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class PromptDataset(Sequence[Prompt]):
         num_filtered: prompts left out for their length.
         num_truncated: prompts cut to the limit.
         longest: tokens of the longest prompt, before any was left out or cut.
+        num_spelled: prompts that are lists of messages as JSON text.
     """
 
     prompts: tuple[Prompt, ...]
@@ -38,6 +44,7 @@ class PromptDataset(Sequence[Prompt]):
     num_filtered: int = 0
     num_truncated: int = 0
     longest: int = 0
+    num_spelled: int = 0
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -57,12 +64,14 @@ class PromptDataset(Sequence[Prompt]):
         """Changes with any token of any prompt and with their order: two data sets with the same one are the same."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
-            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode())
+            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def summary(self) -> str:
         """One line for the run's log."""
         parts = [f"{len(self)} prompts from {self.num_rows} rows, longest {self.longest} tokens"]
+        if self.num_spelled:
+            parts.append(f"{self.num_spelled} are JSON text, read as the messages that it spells")
         if self.num_filtered:
             parts.append(f"{self.num_filtered} left out as too long")
         if self.num_truncated:
@@ -97,7 +106,10 @@ def load_dataset(
     """
     tables = read_tables(files, max_samples) if _names_files(files, label) else [table_of(files, label, max_samples)]
     places = [(table, number) for table in tables for number in range(len(table.rows))]
-    texts = [_text(table, number, config, tokenizer) for table, number in places]
+    parsed = [_messages(table, number, config) for table, number in places]
+    texts = [
+        _text(table, number, prompt, config, tokenizer) for (table, number), prompt in zip(places, parsed, strict=True)
+    ]
     token_ids = _tokenise(texts, tokenizer)
     prompts, num_filtered, num_truncated = [], 0, 0
     for (table, number), text, ids in zip(places, texts, token_ids, strict=True):
@@ -117,7 +129,11 @@ def load_dataset(
             f"all {len(places)} prompts are longer than data.max_prompt_length={config.max_prompt_length} tokens "
             f"(the longest has {longest}): raise it"
         )
-    return PromptDataset(tuple(prompts), len(places), num_filtered, num_truncated, longest)
+    num_spelled = sum(
+        isinstance(prompt, list) and isinstance(_prompt_value(table, number, config), str)
+        for (table, number), prompt in zip(places, parsed, strict=True)
+    )
+    return PromptDataset(tuple(prompts), len(places), num_filtered, num_truncated, longest, num_spelled)
 
 
 def _names_files(given: Any, label: str) -> bool:
@@ -136,11 +152,25 @@ def _prompt_column(table: Table, key: str) -> str:
     )
 
 
-def _text(table: Table, number: int, config: DataConfig, tokenizer: Any) -> str:
-    value = table.rows[number].get(_prompt_column(table, config.prompt_key))
+def _prompt_value(table: Table, number: int, config: DataConfig) -> Any:
+    return table.rows[number].get(_prompt_column(table, config.prompt_key))
+
+
+def _messages(table: Table, number: int, config: DataConfig) -> Messages | str:
+    value = _prompt_value(table, number, config)
     try:
-        messages = to_messages(value, config.system_prompt)
-        return render_prompt(messages, tokenizer, config.apply_chat_template_kwargs, config.system_prompt)
+        return to_messages(value, config.system_prompt)
+    except ValueError as error:
+        raise DataError.at(table.place, number, str(error)) from error
+
+
+def _text(table: Table, number: int, prompt: Messages | str, config: DataConfig, tokenizer: Any) -> str:
+    key = config.tools_key
+    if key is not None and key not in table.columns and key != DataConfig.tools_key:
+        raise DataError(f"{table.place} has no column {key!r}: set data.tools_key to the tools', or null for none")
+    try:
+        tools = None if key is None else to_tools(table.rows[number].get(key), key)
+        return render_prompt(prompt, tokenizer, config.apply_chat_template_kwargs, config.system_prompt, tools)
     except ValueError as error:
         raise DataError.at(table.place, number, str(error)) from error
 
@@ -196,6 +226,7 @@ def _prompt(
         problem = f"extra_info is a {type(extra_info).__name__}: it must be an object, or null"
     elif require_teacher:
         problem = _teacher_problem(table, config, text_key, teacher)
+    problem = problem or _unusable(table, row, getattr(config, text_key))
     if problem:
         raise DataError.at(table.place, number, problem)
     return Prompt(
@@ -207,6 +238,17 @@ def _prompt(
         extra_info=extra_info or {},
         teacher_response=teacher if isinstance(teacher, str) and teacher.strip() else None,
     )
+
+
+def _unusable(table: Table, row: Mapping[str, Any], text_key: str) -> str | None:
+    """What is wrong with the values that are handed on: to reward functions, the tokenizer and the files of a run."""
+    for key in ("data_source", "reward_model", "extra_info", text_key):
+        if problem := text_problem(row.get(key), key):
+            return problem
+    truth = (row.get("reward_model") or {}).get("ground_truth")
+    if table.path is None or isinstance(truth, _JSON):  # a program may hand any object to its own reward function
+        return None
+    return f"reward_model.ground_truth is a {type(truth).__name__} ({truth!r}): cast the column to a text or a number"
 
 
 def _teacher_problem(table: Table, config: DataConfig, text_key: str, teacher: Any) -> str | None:

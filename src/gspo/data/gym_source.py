@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from gspo.config.paths import expanded
 from gspo.data.rows import DataError
 from gspo.data.sources import Written, make_row, write_parquet
 
@@ -50,7 +51,7 @@ def write_reasoning_gym(
     """
     if train_size < 1 or val_size < 0:
         raise DataError(f"train_size={train_size} must be 1 or more and val_size={val_size} 0 or more")
-    config = dict(task_config or {})
+    folder, config = expanded(out_dir, "--out"), dict(task_config or {})
     total = train_size + val_size
     dataset = _create(task, config, size=total * _DRAWS_PER_QUESTION, seed=seed)
     questions, draws = _distinct(dataset, total)
@@ -64,7 +65,7 @@ def write_reasoning_gym(
     return [
         write_parquet(
             [_row(task, config, entry, split, number, instruction) for number, entry in enumerate(part)],
-            Path(out_dir) / f"{split}.parquet",
+            folder / f"{split}.parquet",
         )
         for split, part in splits.items()
         if part

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gspo.data.rows import DataError, Table
+from gspo.data.rows import DataError, Table, cells, refuse_twice_named
 
 __all__ = ["are_files", "table_of"]
 
@@ -45,7 +45,7 @@ def table_of(given: Any, label: str, max_rows: int = -1) -> Table:
 
 def _columns_and_rows(given: Any, label: str) -> tuple[tuple[str, ...], list[Any]]:
     if isinstance(given, pa.Table):
-        return tuple(given.column_names), given.to_pylist()
+        return tuple(given.column_names), cells(given, label)
     if isinstance(given, (str, bytes)):
         raise DataError(f"{label} is a text, not rows: give {_ACCEPTED}")
     if isinstance(given, Mapping):
@@ -55,6 +55,7 @@ def _columns_and_rows(given: Any, label: str) -> tuple[tuple[str, ...], list[Any
     if hasattr(given, "column_names") and hasattr(given, "to_list"):  # a datasets.Dataset
         return tuple(given.column_names), given.to_list()
     if hasattr(given, "columns") and hasattr(given, "to_dict"):  # a pandas DataFrame
+        refuse_twice_named(map(str, given.columns), label)
         rows = [{str(key): _present(value) for key, value in row.items()} for row in given.to_dict("records")]
         return tuple(map(str, given.columns)), rows
     if isinstance(given, Sequence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["DataError", "Table", "read_table", "read_tables"]
+from gspo.config.paths import expanded
+
+__all__ = ["DataError", "Table", "cells", "read_table", "read_tables", "refuse_twice_named"]
 
 _SUFFIXES = (".parquet", ".json", ".jsonl")
 
@@ -66,7 +69,7 @@ def read_tables(files: str | Path | Sequence[str | Path], max_rows: int = -1) ->
     names = [files] if isinstance(files, (str, Path)) else list(files)
     if not names:
         raise DataError("no data file is named: set data.train_files to a .parquet, .json or .jsonl file")
-    paths = [Path(name).expanduser() for name in names]
+    paths = [expanded(name, "data") for name in names]
     resolved = [path.resolve() for path in paths]
     for path, full in zip(paths, resolved, strict=True):
         if resolved.count(full) > 1:
@@ -89,10 +92,52 @@ def read_table(path: Path, label: str | None = None) -> Table:
         DataError: the file is missing, a folder, of another kind, unreadable or without rows.
     """
     _check_path(path)
-    columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_json(path)
+    columns, rows = _read_parquet(path) if _kind(path) == ".parquet" else _read_json(path)
     if not rows:
         raise DataError(f"{path} has no rows: it needs at least one")
     return Table(path, label or path.name, columns, rows)
+
+
+def refuse_twice_named(columns: Iterable[str], place: str) -> None:
+    """Holds that each column has a name of its own: of two with one name, a row would keep the last.
+
+    Raises:
+        DataError: two have the same name.
+    """
+    for name, count in Counter(columns).items():
+        if count > 1:
+            raise DataError(f"{place} has {count} columns {name!r}: rename them, or take out all but one")
+
+
+def cells(table: pa.Table, place: str) -> list[dict[str, Any]]:
+    """The rows of an Arrow table as dicts; maps are dicts too.
+
+    Raises:
+        DataError: two columns have the same name, or Python has nothing for a cell (a time in nanoseconds, a year
+            beyond 9999, text that is not UTF-8); names the row and the column.
+    """
+    refuse_twice_named(table.column_names, place)
+    columns = [_column(column, name, place) for name, column in zip(table.column_names, table.columns, strict=True)]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _column(column: pa.ChunkedArray, name: str, place: str) -> list[Any]:
+    """All the cells of a column; where that fails, one by one, to name the row."""
+    try:
+        values: list[Any] = column.to_pylist(maps_as_pydicts="strict")
+        return values
+    except (ValueError, OverflowError, KeyError) as whole:
+        for number, cell in enumerate(column):
+            try:
+                cell.as_py(maps_as_pydicts="strict")
+            except (ValueError, OverflowError, KeyError) as error:
+                raise DataError.at(
+                    place,
+                    number,
+                    f"the column {name!r} ({column.type}) cannot be read ({_one_line(error)}): cast it to a text or "
+                    "a number, or leave it out of the file",
+                ) from error
+        raise DataError(f"{place}: the column {name!r} ({column.type}) cannot be read ({_one_line(whole)})") from whole
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -111,15 +156,23 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 def _check_path(path: Path) -> None:
     if path.is_dir():
-        found = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
+        found = sorted(entry.name for entry in path.iterdir() if _kind(entry) in _SUFFIXES)
         raise DataError(f"{path} is a folder: name the files in it ({_listing(found)})")
-    if path.suffix not in _SUFFIXES:
+    if _kind(path) not in _SUFFIXES:
         raise DataError(f"{path} is not a .parquet, .json or .jsonl file: convert it to one of them")
     if not path.exists():
-        found = sorted(entry.name for entry in path.parent.glob("*") if entry.suffix in _SUFFIXES)
+        found = sorted(entry.name for entry in path.parent.glob("*") if _kind(entry) in _SUFFIXES)
         raise DataError(f"{path} does not exist; data files in its folder: {_listing(found)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is an empty file: write it again")
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _listing(names: Iterable[str]) -> str:
@@ -128,10 +181,12 @@ def _listing(names: Iterable[str]) -> str:
 
 def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     try:
-        table = pq.read_table(path)
+        # Not pq.read_table, which makes columns of a path's folders (`split=train/x.parquet`).
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}): write it again") from error
-    return tuple(table.column_names), table.to_pylist()
+        raise DataError(f"{path} cannot be read as parquet ({_one_line(error)}): write it again") from error
+    return tuple(table.column_names), cells(table, str(path))
 
 
 def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -140,10 +195,10 @@ def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}): write it again as UTF-8") from error
-    if path.suffix == ".json":
+    if _kind(path) == ".json":
         try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
+            rows = _parse(text)
+        except ValueError as error:
             raise DataError(f"{path} is not valid JSON ({error}); for one object a line name it .jsonl") from error
         if not isinstance(rows, list):
             raise DataError(f"{path} holds a {type(rows).__name__}, not a list of rows: write [{{...}}, {{...}}]")
@@ -158,6 +213,26 @@ def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
+        return _parse(line)
+    except ValueError as error:
         raise DataError.at(str(path), number, f"is not valid JSON ({error}): correct or remove the line") from error
+
+
+def _parse(text: str) -> Any:
+    """A JSON text.
+
+    Raises:
+        ValueError: it is none, is nested too deeply to be read, or has an object with a key twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested thousands of levels deep") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key {twice!r} twice: keep one")
+    return entries

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gspo.config.paths import expanded
+from gspo.config.texts import text_problem
 from gspo.data.rows import DataError, read_table
 
 __all__ = ["GSM8K_INSTRUCTION", "Written", "make_row", "write_gsm8k", "write_jsonl", "write_parquet"]
@@ -82,11 +84,12 @@ def write_gsm8k(source: str | Path, out_dir: str | Path) -> list[Written]:
         split: [_gsm8k_row(place, number, row, split) for number, row in enumerate(rows)]
         for split, (place, rows) in _gsm8k_splits(source).items()
     }
-    return [write_parquet(rows, Path(out_dir) / f"{split}.parquet") for split, rows in splits.items()]
+    folder = expanded(out_dir, "--out")
+    return [write_parquet(rows, folder / f"{split}.parquet") for split, rows in splits.items()]
 
 
 def _gsm8k_splits(source: str | Path) -> dict[str, tuple[str, list[dict[str, Any]]]]:
-    folder = Path(source).expanduser()
+    folder = expanded(source, "--source")
     if folder.is_dir():
         files = {split: folder / f"{split}.jsonl" for split in ("train", "test")}
         return {split: (str(path), read_table(path).rows) for split, path in files.items()}
@@ -105,6 +108,8 @@ def _gsm8k_row(place: str, number: int, row: Mapping[str, Any], split: str) -> d
     for key in ("question", "answer"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise DataError.at(place, number, f"has no text {key!r} (its keys: {', '.join(row)}): name GSM8K's files")
+        if problem := text_problem(row[key], key):
+            raise DataError.at(place, number, problem)
     solution = row["answer"]
     _, marker, truth = solution.rpartition("####")
     if not marker or not truth.strip():
@@ -149,7 +154,7 @@ def write_jsonl(
     Raises:
         DataError: the file cannot be read, or a row lacks one of its keys.
     """
-    path, target = Path(file).expanduser(), Path(out).expanduser()
+    path, target = expanded(file, "FILE"), expanded(out, "--out")
     if target.suffix != ".parquet":
         raise DataError(f"{target} is not a .parquet file: name the file to write, such as {target / 'train.parquet'}")
     rows = []
@@ -180,4 +185,6 @@ def write_jsonl(
 def _required(path: Path, number: int, row: Mapping[str, Any], key: str, option: str) -> Any:
     if row.get(key) is None:
         raise DataError.at(str(path), number, f"has no {key!r} (its keys: {', '.join(row)}): set {option}")
+    if problem := text_problem(row[key], key):
+        raise DataError.at(str(path), number, problem)
     return row[key]

@@ -21,14 +21,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gspo.data.messages import to_messages
+from gspo.config.paths import expanded
+from gspo.config.secrets import masked
+from gspo.config.texts import text_problem
+from gspo.data.messages import Messages, to_messages
 from gspo.data.rows import DataError, Table, read_table
 from gspo.data.teacher_client import Endpoint, EndpointClient, Refused
 from gspo.data.teacher_journal import Journal, TeacherResponse
 
 __all__ = ["Collected", "collect_teacher"]
 
-Messages = list[dict[str, str]]
 _SECONDS_BETWEEN_NEWS = 10.0
 _MOST_SHOWN = 20  # failures printed; the journal has them all
 
@@ -92,10 +94,11 @@ def collect_teacher(
     Raises:
         DataError: the file, a row or an argument cannot be used, or no request can succeed (a wrong key or address).
     """
-    source, target = Path(file).expanduser(), Path(out).expanduser()
+    source, target = expanded(file, "FILE"), expanded(out, "--out")
     table = read_table(source)
     _check(target, table, n, concurrency, endpoint, prompt_key, teacher_key)
     prompts = [_messages(table, row, prompt_key, system_prompt) for row in range(len(table.rows))]
+    _say_spelled(table, prompts, prompt_key)
     columns = _columns(table)  # before the first request: what cannot be written must not be found at the end
     settings = _settings(source, endpoint, system_prompt, prompt_key)
     with (
@@ -146,6 +149,15 @@ def _messages(table: Table, row: int, prompt_key: str, system_prompt: str | None
     return messages
 
 
+def _say_spelled(table: Table, prompts: Sequence[Messages], prompt_key: str) -> None:
+    """Says how many prompts are messages as JSON text: of any other text the last message is the whole."""
+    texts = [row[prompt_key] for row in table.rows]
+    pairs = zip(texts, prompts, strict=True)
+    spelled = sum(isinstance(text, str) and messages[-1]["content"] != text for text, messages in pairs)
+    if spelled:
+        print(f"gspo: {spelled} prompts are JSON text, read as the messages that it spells", file=sys.stderr)
+
+
 def _settings(source: Path, endpoint: Endpoint, system_prompt: str | None, prompt_key: str) -> dict[str, Any]:
     """What a response depends on. The number of responses is not among it: it may be raised later."""
     return {
@@ -156,7 +168,7 @@ def _settings(source: Path, endpoint: Endpoint, system_prompt: str | None, promp
         "model": endpoint.model,
         "temperature": endpoint.temperature,
         "max_tokens": endpoint.max_tokens,
-        "extra": dict(endpoint.extra or {}),
+        "extra": masked(dict(endpoint.extra or {})),
     }
 
 
@@ -200,14 +212,26 @@ def _ask_all(
 
 def _columns(table: Table) -> pa.Table:
     if table.path is not None and table.path.suffix == ".parquet":
-        return pq.read_table(table.path)
-    try:
-        arrays = {name: pa.array([row.get(name) for row in table.rows]) for name in table.columns}
-    except pa.ArrowException as error:
-        raise DataError(f"{table.path} cannot be written as parquet ({error}): give a column one type") from error
+        with pq.ParquetFile(table.path) as file:
+            return file.read()
+    arrays = {name: _array(table, name) for name in table.columns}
     # Parquet has no object without fields; the readers take null as an empty one.
     empty = [name for name, array in arrays.items() if pa.types.is_struct(array.type) and not array.type.num_fields]
     return pa.table(arrays | {name: pa.nulls(len(table.rows)) for name in empty})
+
+
+def _array(table: Table, name: str) -> pa.Array:
+    values = [row.get(name) for row in table.rows]
+    for number, value in enumerate(values):
+        if problem := text_problem(value, name, nul=False):
+            raise DataError.at(table.place, number, problem)
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(
+            f"{table.path}, column {name!r} cannot be written as parquet ({' '.join(str(error).split())}): give it one "
+            "type"
+        ) from error
 
 
 def _write(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from gspo.config.texts import text_problem
 from gspo.data.rows import DataError
 from gspo.data.teacher_journal import TeacherResponse
 
@@ -155,6 +156,8 @@ class EndpointClient:
             raise Refused("the endpoint's content filter withheld the response")
         if not isinstance(text, str) or not text.strip():
             raise Refused(f"the response is empty (finish_reason {reason}): raise --max-tokens where it is length")
+        if problem := text_problem(text, "the response"):
+            raise Refused(problem)
         return TeacherResponse(text, reason)
 
     def _judge(self, error: Any) -> tuple[str, float]:

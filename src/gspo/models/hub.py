@@ -24,7 +24,7 @@ def require_hub(name: str) -> None:
     Raises:
         HubError: it does not answer; says how to go on without it.
     """
-    if constants.HF_HUB_OFFLINE or Path(name).expanduser().exists() or _looks_local(name):
+    if constants.HF_HUB_OFFLINE or Path(name).exists() or _looks_local(name):
         return
     try:
         get_session().head(f"{constants.ENDPOINT}/{name}/resolve/main/config.json", timeout=_SECONDS)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,6 +17,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from gspo.config.paths import expanded, is_jinja
+from gspo.models.folder import MODEL_FILES, TOKENIZER_FILES, check_files
 from gspo.models.preparing import dtype_named
 
 __all__ = ["load_model", "load_tokenizer"]
@@ -39,9 +40,10 @@ def load_tokenizer(
         ValueError: nothing can be loaded from there, or it has no end token.
     """
     path = _existing(path)
+    check_files(Path(path), TOKENIZER_FILES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # files that are JSON of another form make the libraries raise anything
         raise ValueError(
             f"no tokenizer could be loaded from {path} ({_first_line(error)}): put its files there, or set "
             "actor_rollout_ref.model.tokenizer_path to a folder that has them"
@@ -51,14 +53,22 @@ def load_tokenizer(
             f"the tokenizer in {path} has no end token, so no response could ever finish; set its eos_token"
         )
     if chat_template is not None:
-        file = Path(chat_template)
-        is_file = "\n" not in chat_template and "{" not in chat_template
-        if is_file and not file.is_file():
-            raise ValueError(
-                f"actor_rollout_ref.model.chat_template: {chat_template} is neither a file nor a Jinja text"
-            )
-        tokenizer.chat_template = file.read_text() if is_file else chat_template
+        tokenizer.chat_template = chat_template if is_jinja(chat_template) else _template_of(chat_template)
     return tokenizer
+
+
+def _template_of(path: str) -> str:
+    key = "actor_rollout_ref.model.chat_template"
+    file = expanded(path, key)
+    if not file.is_file():
+        raise ValueError(f"{key}: {path} is neither a file nor a Jinja text")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{key}: {path} cannot be read as text ({error}): write it again as UTF-8") from error
+    if not text.strip():
+        raise ValueError(f"{key}: {path} is empty: write the template, or take the key out for the tokenizer's own")
+    return text
 
 
 def load_model(
@@ -86,10 +96,11 @@ def load_model(
     """
     path = _existing(path, path_key)
     wanted = dtype_named(dtype)
+    check_files(Path(path), MODEL_FILES)
     transformers_logging.disable_progress_bar()  # loading is quick; its bars would cut through the run's own view
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as above
         raise _unloadable(path, error) from error
     for name, value in (override_config or {}).items():
         if not hasattr(config, name):
@@ -115,7 +126,7 @@ def _read_weights(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # as above, and what readers of weights raise
         raise _unloadable(path, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -137,7 +148,7 @@ def _read_weights(
 def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:
     if not path:
         raise ValueError(f"{path_key} is not set; give a folder with a Hugging Face model or a hub name")
-    folder = Path(path).expanduser()
+    folder = expanded(path, path_key)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if folder.exists():
         if (folder / "state.json").is_file():

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from gspo.config.secrets import masked
 from gspo.groups import Outcome, Prompt, Response
 from gspo.rewards.base import RewardError, Scorer, to_outcome
 from gspo.rewards.format import THINK_ANSWER
@@ -114,7 +115,7 @@ def make_scorer(name: str, kwargs: Mapping[str, Any], pool: WorkerPool) -> Score
     except TypeError as error:
         settings = list(inspect.signature(BUILTINS[name]).parameters)[1:]
         raise RewardError(
-            f"the reward {name!r} cannot take kwargs={dict(kwargs)} ({error}); "
+            f"the reward {name!r} cannot take kwargs={masked(kwargs)} ({error}); "
             f"its settings: {', '.join(settings) or 'none'}"
         ) from error
     return BUILTINS[name](pool, **kwargs)

@@ -39,7 +39,6 @@ from gspo.trainer.value_critic import SharedValueHead, ValueCritic
 __all__ = ["Assembly", "Kind", "Models", "answer_sampling", "training_sampling", "validation_sampling"]
 
 
-
 @dataclass(frozen=True)
 class Models:
     """The models of a run, in the order in which they are loaded: a head that is drawn at random is drawn last."""

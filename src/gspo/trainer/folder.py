@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from gspo.checkpoint import Checkpoint, CheckpointError, clear_drafts, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError
 from gspo.config.schema import TrainerConfig, to_dict
+from gspo.config.secrets import masked
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 from gspo.observe.jsonl import read_jsonl
 
@@ -41,6 +43,9 @@ _PARTS = (
 _DRAFTS = (".*.yaml.tmp", "metrics.jsonl.tmp", "samples.jsonl.tmp", "huggingface*.tmp", "initial_*.tmp")
 
 
+_KEY = "trainer.default_local_dir"
+
+
 def folder_of(trainer: TrainerConfig) -> Path:
     """The run's folder, which need not be there yet."""
     return Path(trainer.default_local_dir or "runs")
@@ -54,15 +59,21 @@ def run_folder(trainer: TrainerConfig, checkpoint: Checkpoint | None, say: Calla
     folder = folder_of(trainer)
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
-            raise ConfigError(
-                f"trainer.default_local_dir={folder}: {part} is a file: name a folder", "trainer.default_local_dir"
-            )
+            raise ConfigError(f"{_KEY}={folder}: {part} is a file: name a folder", _KEY)
     used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
     goes_on = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
-    if used and not goes_on:
-        aside = _move_aside(folder)
-        say(f"an earlier run stood in {folder}; it is kept in {aside}")
-    folder.resolve().mkdir(parents=True, exist_ok=True)
+    try:
+        if used and not goes_on:
+            aside = _move_aside(folder)
+            say(f"an earlier run was in {folder}; it is kept in {aside}")
+        folder.resolve().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise ConfigError(
+            f"{_KEY}={folder} cannot be used ({where}): name a folder that can be written to", _KEY
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{_KEY}={folder} is read-only: name a folder that can be written to", _KEY)
     return folder
 
 
@@ -121,13 +132,18 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    with (folder / ".lock").open("w") as lock:
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{_KEY}={folder} cannot be written to ({error.strerror}): name another folder", _KEY
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(
-                f"another process trains in {folder}: wait for it, or name another trainer.default_local_dir",
-                "trainer.default_local_dir",
+                f"another process trains in {folder}: wait for it, or name another {_KEY}", _KEY
             ) from error
         yield
 
@@ -142,7 +158,7 @@ def open_tracker(
         folder,
         trainer.project_name,
         trainer.experiment_name or folder.name,
-        to_dict(config),
+        masked(to_dict(config)),
         resume_step,
         console,
         amends=only_validates,

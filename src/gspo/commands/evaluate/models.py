@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gspo.checkpoint import Checkpoint, find_latest, load_checkpoint
 from gspo.config import Config
+from gspo.config.paths import expanded
 from gspo.config.schema import ModelConfig
 from gspo.models import Policy, load_actor_tokenizer, load_policy
 from gspo.models.hub import HubError
@@ -70,14 +71,14 @@ class Candidate:
         return policy
 
     def _explained(self, error: ValueError) -> str:
-        if self.weights is not None and not Path(self.model.path or "").expanduser().exists():
+        if self.weights is not None and not Path(self.model.path or "").exists():
             return (
                 f"{self.name}: {error}. The run began with the model {self.model.path}: call gspo in the folder where "
                 "the run was started, or name the model by --set actor_rollout_ref.model.path=FOLDER"
             )
         if isinstance(error, HubError):
             return f"{self.name}: {error}"
-        if self.weights is None and not Path(self.name).expanduser().exists():
+        if self.weights is None and not expanded(self.name, "MODEL").exists():
             return f"{self.name}: {error}. There is no folder {self.name} here, so it was taken for a hub name"
         return f"{self.name}: {error}"
 
@@ -106,7 +107,7 @@ def find_candidates(names: Sequence[str], config: Config) -> list[Candidate]:
 
 
 def _find(name: str, config: Config) -> Candidate:
-    path = Path(name).expanduser()
+    path = expanded(name, "MODEL")
     model = config.policy_model
     if not path.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1:

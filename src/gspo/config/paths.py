@@ -1,0 +1,47 @@
+"""The home folder in paths that a user writes: `~` is expanded where a path enters the program, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gspo.config.convert import ConfigError
+
+__all__ = ["expanded", "expanded_text", "is_jinja"]
+
+
+def is_jinja(text: str) -> bool:
+    """Whether a text is a template itself rather than the name of a file with one."""
+    return "\n" in text or "{" in text
+
+
+def expanded(path: str | os.PathLike[str], name: str) -> Path:
+    """A path with its leading `~` or `~user` as that home folder.
+
+    Args:
+        path: as the user wrote it.
+        name: the key, option or argument that it was given for, for messages.
+
+    Raises:
+        ConfigError: there is no such home folder, or the path holds a NUL.
+    """
+    return Path(expanded_text(os.fspath(path), name))
+
+
+def expanded_text(path: str, name: str) -> str:
+    """The same for a text that may also be the name of something else (a model on the hub), which stays as it is.
+
+    Raises:
+        ConfigError: as `expanded`.
+    """
+    if "\0" in path:
+        raise ConfigError(f"{name} holds the character NUL, which no path can: take it out", name)
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):  # what expanduser does where it finds no home folder
+        user = path.partition("/")[0]
+        raise ConfigError(
+            f"{name}={path}: there is no home folder for {user}: write the whole path, or ./{path} for a folder of "
+            "that name here",
+            name,
+        )
+    return whole
