@@ -134,6 +134,7 @@ class Advantage:
         min_responses: the fewest responses of a prompt with which it works.
         whitens: whether it is brought to mean 0 and deviation 1 over the whole batch.
         per_reward: whether each reward of a sum is normalised on its own, before they are added.
+        token_level: whether it may differ from token to token of a response.
         source: paper and equation.
 
     Raises:
@@ -146,6 +147,7 @@ class Advantage:
     min_responses: int = 1
     whitens: bool = False
     per_reward: bool = False
+    token_level: bool = False
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -209,7 +211,14 @@ _GRPO = "arXiv 2402.03300, section 4.1.2"
 _REINFORCE = "arXiv 2501.03262"
 
 _ADVANTAGES = (
-    Advantage("gae", compares_groups=False, needs_values=True, whitens=True, source="arXiv 1506.02438, eq. 16"),
+    Advantage(
+        "gae",
+        compares_groups=False,
+        needs_values=True,
+        whitens=True,
+        token_level=True,
+        source="arXiv 1506.02438, eq. 16",
+    ),
     Advantage("grpo", source=_GRPO),
     Advantage("grpo_vectorized", source=_GRPO),
     Advantage("grpo_passk", min_responses=2, source="arXiv 2503.19595"),
@@ -217,7 +226,7 @@ _ADVANTAGES = (
     Advantage("rloo", source=_RLOO),
     Advantage("rloo_vectorized", source=_RLOO),
     Advantage("opo", source="arXiv 2505.23585"),
-    Advantage("reinforce_plus_plus", compares_groups=False, whitens=True, source=_REINFORCE),
+    Advantage("reinforce_plus_plus", compares_groups=False, whitens=True, token_level=True, source=_REINFORCE),
     Advantage("reinforce_plus_plus_baseline", whitens=True, source=_REINFORCE),
 )
 

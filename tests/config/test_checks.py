@@ -283,3 +283,21 @@ def test_what_else_is_not_available_yet(override: str) -> None:
     with pytest.raises(ConfigError) as caught:
         require_supported(load_config(overrides=[override]))
     assert names(caught, override, "one process", "set it to 1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["algorithm.adv_estimator=gae"], ["algorithm.adv_estimator=gae"]),
+        (["algorithm.adv_estimator=reinforce_plus_plus", "algorithm.gamma=0.9"], ["reinforce_plus_plus"]),
+        (["algorithm.rollout_correction.rollout_is=token"], ["rollout_is=token"]),
+        (["algorithm.adv_estimator=reinforce_plus_plus"], []),
+        (["algorithm.rollout_correction.rollout_is=sequence"], []),
+    ],
+)
+def test_a_sequence_loss_says_that_it_averages_over_a_response(overrides: list[str], named: list[str]) -> None:
+    for loss in ("gspo", "gspo_token"):
+        config = load_config(overrides=[f"{ACTOR}.policy_loss={loss}", "actor_rollout_ref.rollout.n=8", *overrides])
+        said = [line for line in notices(config) if "gspo_token keeps" in line]
+        assert len(said) == (loss == "gspo" and bool(named))
+        assert all(part in line for line in said for part in named)

@@ -89,3 +89,18 @@ def test_names_and_seeds() -> None:
 def test_resolving_twice_is_resolving_once(preset: str) -> None:
     config = load_config(None, preset)
     assert resolve(config) == config
+
+
+@pytest.mark.parametrize("section", ["actor_rollout_ref.actor", "critic"])
+def test_dr_grpos_divisor_is_that_of_the_run(section: str) -> None:
+    """verl and TRL divide by the longest response that is allowed, not by the longest of the step."""
+    mode = f"{section}.loss_agg_mode=seq-mean-token-sum-norm"
+    base = ["algorithm.adv_estimator=gae", "data.max_response_length=77"]
+
+    def scale(*overrides: str) -> float | None:
+        config = load_config(overrides=[*base, *overrides])
+        return config.critic.loss_scale_factor if section == "critic" else config.actor.loss_scale_factor
+
+    assert scale(mode) == 77.0
+    assert scale(mode, f"{section}.loss_scale_factor=5") == 5.0
+    assert scale() is None

@@ -62,7 +62,9 @@ def run_sampling(
 
     settings = config.algorithm.filter_groups
     filtering = FilteringCollector(cast("Any", Collector()), settings, wanted, batches_per_epoch, said.append, Alone())
-    groups, stats = filtering.collect(step=7)
+    groups, stats, num_tokens = filtering.collect(step=7)
+    sampled = batches[: len(asked)]
+    assert num_tokens == sum(group.num_tokens for groups_of_batch in sampled for group in groups_of_batch)
     return [group.prompt.uid for group in groups], to_floats(stats), asked, said
 
 

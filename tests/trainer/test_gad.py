@@ -24,7 +24,7 @@ from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.models import Ends, Scorer, load_tokenizer
 from gspo.models.scratch import make_model_folder
 from gspo.observe import PhaseClock
-from gspo.trainer import train
+from gspo.trainer import opened, train
 from gspo.trainer.assembly import Kind
 from gspo.trainer.batching import Cut
 from gspo.trainer.gad.discriminator import Discriminator
@@ -383,6 +383,25 @@ def test_a_function_beside_the_discriminator(estimator: str, run_overrides: Over
         expected = 2 * step["reward/discriminator/mean"] + 3 * step["reward/custom/mean"]
         assert step["critic/score/mean"] == pytest.approx(expected, abs=1e-5)
         assert "reward/acc" in step
+
+
+def test_the_warmup_needs_no_reward(run_overrides: Overrides, tmp_path: Path) -> None:
+    """A function that judges few responses: the student learns every teacher's text all the same, as without one."""
+    file = tmp_path / "abstains.py"
+    text = "def compute_score(solution_str, **_):\n    return 1.0 if len(solution_str) % 3 == 0 else None\n"
+    file.write_text(text, encoding="utf-8")
+    silent = ("reward.functions=[{name: custom}]", f"custom_reward_function.path={file}")
+    ends = []
+    for name, further in (("silent", silent), ("plain", NO_FUNCTION)):
+        folder = f"trainer.default_local_dir={tmp_path / name}"
+        kept = [text for text in run_overrides(*GAD, *further, folder) if "total_training_steps" not in text]
+        run = opened(load_config(overrides=[*kept, "trainer.total_training_steps=1"]))
+        with run as ready:
+            for step in (1, 2):  # the warmup
+                ready.take_step(step)
+            ends.append([parameter.detach().clone() for parameter in ready.actor.module.parameters()])
+    for ours, theirs in zip(*ends, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_accuracy_is_measured_in_validation_and_rewarded_nowhere(

@@ -354,7 +354,7 @@ def test_filtered_groups_are_the_same_ones_for_any_number_of_ranks() -> None:
     def work(world: World) -> tuple[list[str], dict[str, float], int]:
         asked: list[list[str]] = []
         filtering = FilteringCollector(_collector(world, groups, asked), settings, 4, 3, lambda _: None, world)
-        kept, stats = filtering.collect(step=1)
+        kept, stats, _ = filtering.collect(step=1)
         return [group.prompt.uid for group in kept], to_floats(world.merge(stats)), len(asked)
 
     kept, figures, rounds = work(Alone())

@@ -29,6 +29,7 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
         *config.notes,
         *_about_the_weights(config),
         *_about_the_clip(config),
+        *_about_token_advantages(config),
         *_about_the_updates(config),
         *_about_groups(config),
         *_about_the_divergence(config),
@@ -88,6 +89,24 @@ def _about_the_clip(config: Config) -> Iterator[str]:
         yield (
             f"{key}.clip_ratio={both:g} has no effect with clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
             "set those, or take them out"
+        )
+
+
+def _about_token_advantages(config: Config) -> Iterator[str]:
+    """About a sequence loss with what varies from token to token: each token then gets the mean of its response."""
+    algorithm, loss = config.algorithm, config.actor.policy_loss
+    if loss.loss_mode != "gspo":
+        return
+    varies = []
+    shaped = config.uses_value_critic or algorithm.use_kl_in_reward or algorithm.gamma != 1
+    if config.advantage_facts.token_level and shaped:
+        varies.append(f"{algorithm.key('adv_estimator')}={algorithm.adv_estimator}")
+    if algorithm.rollout_correction.rollout_is == "token":
+        varies.append(f"{algorithm.rollout_correction.key('rollout_is')}=token")
+    if varies:
+        yield (
+            f"{' and '.join(varies)} with {loss.key('loss_mode')}=gspo: one ratio stands for a whole response, so that "
+            f"every token learns from the mean over it. {loss.key('loss_mode')}=gspo_token keeps each token's own"
         )
 
 

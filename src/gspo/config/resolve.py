@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from gspo.config.schema import ActorConfig, Config, ConfigError, TrainerConfig
+from gspo.config.schema import ActorConfig, Config, ConfigError, CriticConfig, DataConfig, TrainerConfig
 from gspo.methods import PolicyLoss, loss_named
 
 __all__ = ["resolve"]
@@ -19,7 +19,7 @@ def resolve(config: Config) -> Config:
     Of a loss that is not known, clip range and aggregation stay as they are.
     """
     policy, trainer = config.actor_rollout_ref, config.trainer
-    actor = _resolve_actor(policy.actor, config.data.train_batch_size)
+    actor = _resolve_actor(policy.actor, config.data)
     loss_mode = actor.policy_loss.loss_mode
     model_name = _model_name(policy.model.path) if policy.model.path else None
     experiment = trainer.experiment_name or "-".join(filter(None, (loss_mode, model_name)))
@@ -34,6 +34,7 @@ def resolve(config: Config) -> Config:
         critic=replace(
             config.critic,
             ppo_mini_batch_size=mini_batch,
+            loss_scale_factor=_scale(config.critic, config.data),
             enable=needs_critic if config.critic.enable is None else config.critic.enable,
         ),
         trainer=replace(
@@ -64,14 +65,23 @@ def _model_name(path: str) -> str:
     return parts[-1] if parts else path
 
 
-def _resolve_actor(actor: ActorConfig, train_batch_size: int) -> ActorConfig:
+def _resolve_actor(actor: ActorConfig, data: DataConfig) -> ActorConfig:
     loss = loss_named(actor.policy_loss.loss_mode)
     by_tokens = actor.ppo_micro_batch_size_per_gpu is None
+    actor = actor if loss is None else _with_own(actor, loss)
     return replace(
-        actor if loss is None else _with_own(actor, loss),
-        ppo_mini_batch_size=actor.ppo_mini_batch_size or min(_DEFAULT_MINI_BATCH, train_batch_size),
+        actor,
+        loss_scale_factor=_scale(actor, data),
+        ppo_mini_batch_size=actor.ppo_mini_batch_size or min(_DEFAULT_MINI_BATCH, data.train_batch_size),
         use_dynamic_bsz=by_tokens if actor.use_dynamic_bsz is None else actor.use_dynamic_bsz,
     )
+
+
+def _scale(section: ActorConfig | CriticConfig, data: DataConfig) -> float | None:
+    """The divisor of Dr. GRPO's aggregation: one number for the whole run, as in verl and TRL."""
+    if section.loss_scale_factor is None and section.loss_agg_mode == "seq-mean-token-sum-norm":
+        return float(data.max_response_length)
+    return section.loss_scale_factor
 
 
 def _with_own(actor: ActorConfig, loss: PolicyLoss) -> ActorConfig:

@@ -114,3 +114,9 @@ class CriticConfig(Section):
         choices=AGGREGATIONS,
         only_with=(CRITIC, VALUES),
     )
+    loss_scale_factor: float | None = option(
+        None,
+        "Divisor of its seq-mean-token-sum-norm, in tokens; null: data.max_response_length.",
+        above=0,
+        only_with=(CRITIC, VALUES),
+    )

@@ -128,7 +128,7 @@ class ActorConfig(Section):
         choices=AGGREGATIONS,
     )
     loss_scale_factor: float | None = option(
-        None, "Divisor of seq-mean-token-sum-norm, in tokens; null: the width of the batch.", above=0
+        None, "Divisor of seq-mean-token-sum-norm, in tokens; null: data.max_response_length.", above=0
     )
     entropy_coeff: float = option(0.0, "Weight of the entropy bonus; 0: entropy is measured, not rewarded.")
     skip_zero_advantages: bool = option(

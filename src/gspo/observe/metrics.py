@@ -93,12 +93,15 @@ def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
         if key in batch.tensors and written.any():
             stats |= _spread(name, batch[key][written])
     responses = [response for group in batch.groups for response in group.responses]
+    scores = [response.reward for response in responses if response.reward is not None]
+    if "token_level_scores" not in batch.tensors and scores:
+        stats |= _spread("critic/score", torch.tensor(scores))
     prompts = [len(group.prompt.token_ids) for group in batch.groups for _ in group.responses]
     stats |= _spread("prompt_length", torch.tensor(prompts, dtype=torch.float64))
     stats |= _spread("response_length", torch.tensor([len(response) for response in responses], dtype=torch.float64))
     cut = sum(response.finish_reason == "length" for response in responses)
     stats["response_length/clip_ratio"] = Mean(float(cut), float(len(responses)))
-    flat = sum(len({response.reward for response in group.responses}) == 1 for group in batch.groups)
+    flat = sum(len({r.reward for r in group.responses if r.reward is not None}) <= 1 for group in batch.groups)
     stats["group/zero_spread"] = Mean(float(flat), float(len(batch.groups)))
     return stats
 

@@ -314,8 +314,8 @@ class Assembly:
         if self._kind.distils:
             lr = self._actor_section.optim.lr if config.trainer.gad_warmup_lr is None else config.trainer.gad_warmup_lr
             imitation = Imitation(self.actor, self._cut, lr, self._clock, self._world)
-            warmup = Phase(collector.collect, nothing, imitation.update)
-            alone = Phase(collector.collect, nothing, rest)
+            warmup = Phase(collector.collect, nothing, imitation.update, needs_rewards=False)
+            alone = Phase(collector.collect, nothing, rest, needs_rewards=False)
             return Schedule(last, [(stages.warmup, warmup), (stages.critic_only, alone)])
         head = self._value_head
         return Schedule(

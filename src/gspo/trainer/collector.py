@@ -22,7 +22,7 @@ from gspo.trainer.batching import numbered
 from gspo.trainer.critics import Critic, Stats
 from gspo.world import World, count
 
-__all__ = ["Collector", "FilteringCollector", "spreads"]
+__all__ = ["Collector", "FilteringCollector", "num_tokens", "spreads"]
 
 # What a scorer of the whole run does: sets the outcomes of responses, and returns the figures.
 _Score = Callable[[Sequence[Group]], Stats]
@@ -61,10 +61,10 @@ class Collector:
         self._rewards, self._critic = rewards, critic
         self._clock, self._world = clock, world
 
-    def collect(self, step: int) -> tuple[list[Group], Stats]:
-        """This rank's groups of the next batch, scored, and the figures of their scores."""
+    def collect(self, step: int) -> tuple[list[Group], Stats, int]:
+        """This rank's groups of the next batch, scored, the figures of their scores, and the tokens sampled."""
         groups = self.sample(step)
-        return groups, self.score(groups)
+        return groups, self.score(groups), num_tokens(groups)
 
     def sample(self, step: int, seen: Container[str] = (), first_place: int = 0) -> list[Group]:
         """Samples a group for each prompt of the next batch, but for those whose uid was seen.
@@ -115,8 +115,8 @@ class FilteringCollector:
         self._most = min(settings.max_num_gen_batches or batches_per_epoch, batches_per_epoch)
         self._say, self._world = say, world
 
-    def collect(self, step: int) -> tuple[list[Group], Stats]:
-        """This rank's part of the groups to train on, and the figures of everything that was sampled.
+    def collect(self, step: int) -> tuple[list[Group], Stats, int]:
+        """This rank's part of the groups to train on, and the figures and tokens of everything that was sampled.
 
         Those of the scores, `train/num_gen_batches`, `group/zero_spread` (before filtering), `group/surplus` (useful
         groups beyond the batch, a fraction of the groups sampled) and `group/score_unfiltered`, the mean score before
@@ -145,7 +145,7 @@ class FilteringCollector:
             "group/surplus": Mean(max(0, num_useful - self._wanted) / self._world.size, float(len(sampled))),
             "group/score_unfiltered": Mean(sum(rewards), float(len(rewards))),
         }
-        return self._first(useful), {**merge_stats(stats), **found}
+        return self._first(useful), {**merge_stats(stats), **found}, num_tokens(sampled)
 
     def _first(self, useful: list[Group]) -> list[Group]:
         """Those of this rank's useful groups that are among the first `wanted` of all ranks."""
@@ -165,6 +165,11 @@ class FilteringCollector:
                 f"algorithm.filter_groups: {num_useful} of {where} teach something; the step trains on those instead "
                 f"of {self._wanted}. Raise algorithm.filter_groups.max_num_gen_batches for full batches"
             )
+
+
+def num_tokens(groups: Sequence[Group]) -> int:
+    """Tokens of prompts, each once, and of responses."""
+    return sum(group.num_tokens for group in groups)
 
 
 def spreads(group: Group, metric: str) -> bool:

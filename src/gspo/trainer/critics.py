@@ -64,14 +64,16 @@ class Phase:
     """What the steps of one part of a run do.
 
     Attributes:
-        collect: step -> the groups to train on, and the figures of what was sampled.
+        collect: step -> the groups to train on, the figures of what was sampled, and its tokens.
         prepare: (batch, step): takes the batch to advantages; `nothing` where no advantage is used.
         update_policy: (batch, step, whether the entropy is still to be measured) -> figures.
+        needs_rewards: whether responses without a reward are left out; where only texts are learned from, they are not.
     """
 
-    collect: Callable[[int], tuple[list[Group], Stats]]
+    collect: Callable[[int], tuple[list[Group], Stats, int]]
     prepare: Callable[[GroupBatch, int], Stats]
     update_policy: Callable[[GroupBatch, int, bool], Stats]
+    needs_rewards: bool = True
 
 
 @dataclass(frozen=True)

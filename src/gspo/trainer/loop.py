@@ -20,16 +20,16 @@ __all__ = ["finish_run", "next_step", "train_run", "train_step"]
 def train_step(run: TrainRun, step: int) -> Taken:
     """One step: from the next prompts to new weights."""
     phase = run.schedule.at(step)
-    groups, sampled = phase.collect(step)
-    trained = with_rewards(groups, run.compares_groups, run.world)
-    batch = GroupBatch.from_groups(trained, run.actor.policy.device)
+    groups, sampled, num_tokens = phase.collect(step)
+    trained = with_rewards(groups, run.compares_groups, run.world) if phase.needs_rewards else groups
+    batch = GroupBatch.from_groups(trained, run.actor.policy.device, scored=phase.needs_rewards)
     stats = phase.prepare(batch, step)
     stats |= run.critic.update(batch, groups, step)
     stats |= phase.update_policy(batch, step, "actor/entropy" not in stats)
     stats = {**merge_stats([stats, batch_metrics(batch)]), **sampled}
     run.reference.sync(step)
     run.engine.load_weights(run.actor.policy, version=step)
-    return Taken(groups, stats, sum(group.num_tokens for group in groups))
+    return Taken(groups, stats, num_tokens)
 
 
 def train_run(run: Run) -> None:

@@ -50,6 +50,7 @@ class ValueLoss:
             dp_size=counts.num_ranks,
             batch_num_tokens=counts.num_tokens,
             global_batch_size=counts.num_sequences,
+            loss_scale_factor=self._section.loss_scale_factor,
         )
         return loss, {
             "critic/vf_loss": Mean(loss.detach(), 1 / num_parts),  # the passes add up to one loss of count one
