@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gspo.algorithms.aggregation import masked_mean, masked_sum, zero_masked
 from gspo.algorithms.rollout_drift import compute_offpolicy_metrics
-from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.algorithms.stats import Derived, Max, Mean, Min, Stat
 
 __all__ = [
     "compute_rollout_correction_and_rejection_mask",
@@ -49,7 +49,8 @@ def compute_rollout_correction_weights(
             weights outside that range to 0 instead.
 
     Returns:
-        Weights, 0 under the mask, (sequences, tokens), and metrics: rollout_is_{mean,min,max} of the weights in use,
+        Weights, 0 under the mask, (sequences, tokens), and metrics: rollout_is_{mean,std,min,max} of the weights used,
+        with a lower end rollout_is_oob_ratio, the fraction of tokens whose weight was set to 0,
         rollout_is_ratio_fraction_{high,low} out of range (the lower end is 1 / upper where none is given),
         rollout_is_eff_sample_size = mean(w)^2 / mean(w^2), in (0, 1]: over parts, the tokens' mean of the parts'.
 
@@ -70,8 +71,11 @@ def compute_rollout_correction_weights(
     mask, num_tokens = response_mask.bool(), response_mask.bool().sum()
     mean_square = masked_mean(weights.square(), mask)
     effective = masked_mean(weights, mask).square() / mean_square.clamp(min=torch.finfo(weights.dtype).tiny)
+    outside = {} if lower is None else {"rollout_is_oob_ratio": Mean.masked((raw != bounded).float(), mask)}
     return weights, {
+        **outside,
         "rollout_is_mean": Mean.masked(weights, mask),
+        "rollout_is_std": _deviation(weights, mask),
         "rollout_is_max": Max(_extreme(weights, mask, -torch.inf)),
         "rollout_is_min": Min(_extreme(weights, mask, torch.inf)),
         "rollout_is_ratio_fraction_high": Mean.masked((raw > upper).float(), mask),
@@ -98,7 +102,8 @@ def compute_rollout_rejection_mask(
 
     Returns:
         The new mask in the old one's dtype, and metrics: rollout_rs_masked_fraction of tokens,
-        rollout_rs_seq_masked_fraction of responses that lost a token, and the same for each option.
+        rollout_rs_seq_masked_fraction of responses that lost a token, and the same for each option, with
+        rollout_rs_OPTION_{mean,max,min} of its statistic over tokens (a response's counts for each of its tokens).
 
     Raises:
         ValueError: unknown option, or a threshold that does not parse.
@@ -113,9 +118,14 @@ def compute_rollout_rejection_mask(
     kept = mask
     metrics: dict[str, Stat] = {}
     for option, threshold in zip(options, thresholds, strict=True):
-        accepted = _accepted(option, threshold, log_ratio, mask)
+        values, accepted = _accepted(option, threshold, log_ratio, mask)
         kept = kept & accepted
         metrics |= _rejection_metrics(f"rollout_rs_{option}", accepted, mask)
+        metrics |= {
+            f"rollout_rs_{option}_mean": Mean.masked(values, mask),
+            f"rollout_rs_{option}_max": Max(_extreme(values, mask, -torch.inf)),
+            f"rollout_rs_{option}_min": Min(_extreme(values, mask, torch.inf)),
+        }
     return kept.to(response_mask.dtype), metrics | _rejection_metrics("rollout_rs", kept, mask)
 
 
@@ -167,8 +177,8 @@ def _parse_range(name: str, given: str | float) -> tuple[float | None, float]:
     return (ends[0] if len(ends) == 2 else None), ends[-1]
 
 
-def _accepted(option: str, threshold: str, log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """Which tokens an option keeps, bool. (sequences, tokens)"""
+def _accepted(option: str, threshold: str, log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """An option's statistic of each token, and which tokens it keeps, bool. (sequences, tokens) both"""
     if option not in _OPTIONS:
         raise ValueError(f"unknown rollout_rs option {option!r}; choose of {_OPTIONS}")
     level, statistic = option.rsplit("_", 1)
@@ -187,7 +197,19 @@ def _accepted(option: str, threshold: str, log_ratio: Tensor, mask: Tensor) -> T
         values = masked_mean(values, mask, axis=-1).unsqueeze(-1)
     elif level == "seq_max":
         values = zero_masked(values, mask).amax(dim=-1, keepdim=True)  # k2 and k3 are never negative
-    return ((values >= lower) & (values <= upper)).expand(mask.shape)
+    values = values.expand(mask.shape)
+    return values, (values >= lower) & (values <= upper)
+
+
+def _deviation(values: Tensor, mask: Tensor) -> Derived:
+    """Standard deviation over the mask, of the whole batch however it is cut."""
+    kept = values.double() * mask
+    return Derived(torch.stack([mask.sum().double(), kept.sum(), kept.square().sum()]), _root_of_variance)
+
+
+def _root_of_variance(sums: Tensor) -> float:
+    count, total, square = sums.tolist()
+    return math.sqrt(max(0.0, square / count - (total / count) ** 2)) if count else 0.0
 
 
 def _rejection_metrics(prefix: str, kept: Tensor, mask: Tensor) -> dict[str, Stat]:

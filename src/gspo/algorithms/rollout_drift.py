@@ -14,12 +14,14 @@ __all__ = ["compute_offpolicy_metrics"]
 _MAX_LOG_RATIO = 20.0
 
 
-def compute_offpolicy_metrics(old_log_prob: Tensor, rollout_log_prob: Tensor, response_mask: Tensor) -> dict[str, Stat]:
+def compute_offpolicy_metrics(
+    old_log_prob: Tensor, rollout_log_prob: Tensor | None, response_mask: Tensor
+) -> dict[str, Stat]:
     """Divergence, perplexities and the variance of the ratio rho = pi_train / pi_rollout.
 
     Args:
         old_log_prob: the trainer's log-probabilities before the update. (sequences, tokens)
-        rollout_log_prob: the rollout engine's, the same shape.
+        rollout_log_prob: the rollout engine's, the same shape; None: only the trainer's perplexities are known.
         response_mask: which tokens count. A response without any counts nowhere.
 
     Returns:
@@ -29,10 +31,15 @@ def compute_offpolicy_metrics(old_log_prob: Tensor, rollout_log_prob: Tensor, re
     """
     mask = response_mask.bool()
     written = mask.any(dim=-1)
-    train, rollout = zero_masked(old_log_prob.detach(), mask), zero_masked(rollout_log_prob.detach(), mask)
+    train = zero_masked(old_log_prob.detach(), mask)
+    train_nll = -masked_mean(train, mask, axis=-1)
+    if rollout_log_prob is None:
+        known = {"training_ppl": train_nll.exp(), "training_log_ppl": train_nll}
+        return {name: Mean.masked(values, written) for name, values in known.items()}
+    rollout = zero_masked(rollout_log_prob.detach(), mask)
     log_ratio = (train - rollout).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     seq_log_ratio = masked_sum(train - rollout, mask, axis=-1).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    train_nll, rollout_nll = -masked_mean(train, mask, axis=-1), -masked_mean(rollout, mask, axis=-1)
+    rollout_nll = -masked_mean(rollout, mask, axis=-1)
     difference = train_nll - rollout_nll
     none = difference.new_full((1,), torch.inf)
     tokens = {
