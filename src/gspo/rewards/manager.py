@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gspo.algorithms.stats import Stat
@@ -95,6 +95,21 @@ class RewardManager:
             response.outcome = combine(outcomes) if outcomes else Outcome(abstained="no reward function judges its row")
         self._report_errors(places)
         return reward_stats([response.outcome for _, _, response in places], judged)
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Holds that a function is known for every row, before the first response is sampled.
+
+        Raises:
+            RewardError: none is for a row's data source; names the row.
+        """
+        seen: set[str] = set()
+        for prompt in prompts:
+            if prompt.data_source not in seen:
+                seen.add(prompt.data_source)
+                try:
+                    self._parts(prompt)
+                except RewardError as error:
+                    raise RewardError(f"{prompt.uid}: {error}") from error
 
     def close(self) -> None:
         """Ends the processes and threads that score."""

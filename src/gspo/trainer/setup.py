@@ -58,6 +58,8 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 functions=given.rewards,
             )
         )
+        for prompts in filter(None, (ground.train_data, ground.val_data)):
+            rewards.check(prompts)
         stages = kind.stages(trainer, ground.sampler.batches_per_epoch)
         steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         total_steps = stages.warmup + steps
