@@ -64,7 +64,7 @@ class PromptDataset(Sequence[Prompt]):
         """Changes with any token of any prompt and with their order: two data sets with the same one are the same."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
-            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode(errors="surrogateescape"))
+            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
