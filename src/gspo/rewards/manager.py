@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gspo.algorithms.stats import Stat
@@ -96,7 +96,7 @@ class RewardManager:
         self._report_errors(places)
         return reward_stats([response.outcome for _, _, response in places], judged)
 
-    def check(self, prompts: Iterable[Prompt]) -> None:
+    def check(self, prompts: Sequence[Prompt]) -> None:
         """Holds that a function is known for every row, before the first response is sampled.
 
         Raises:

@@ -77,10 +77,10 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 _header(config, kind, models.policy, ground.train_data.summary(), stages, total_steps),
                 [
                     *lines,
-                    *ground.notices,
                     *_about_length(trainer, stages, steps),
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,
+                    *ground.notices,
                 ],
                 num_samples=trainer.log_val_generations,
                 only_validates=trainer.val_only,
