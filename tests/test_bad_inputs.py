@@ -562,3 +562,16 @@ def broken(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, con
 def test_debug_shows_the_traceback(run_overrides: Callable[..., list[str]]) -> None:
     with pytest.raises(ConfigError, match=r"unknown key trainer\.epochs"):
         main(["--debug", "train", *run_overrides("trainer.epochs=2")])
+
+
+def test_messages_as_json_text_are_said_once_for_each_kind_of_data(
+    bench: Bench, run_overrides: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spelled = json.dumps([{"role": "user", "content": "spell ab"}])
+    val = bench.file("val.jsonl", json.dumps({**ROW, "prompt": spelled}), "data.val_files")
+    trains(tmp_path, run_overrides(bench.row(prompt=spelled), val))
+    said = [line for line in capsys.readouterr().out.splitlines() if "JSON text" in line]
+    assert [("1 are JSON text" in line, "validation: 1 prompts" in line) for line in said] == [
+        (True, False),
+        (False, True),
+    ]

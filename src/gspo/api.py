@@ -331,5 +331,6 @@ def evaluate(
                 functions=rewards,
             )
         )
+        judge.check(prompts)
         batch_size = data_section.val_batch_size
         return summarize(answer_groups(engine, judge, prompts.prompts, sampling, n=n, batch_size=batch_size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,9 @@ def test_a_missing_home_folder_is_one_line() -> None:
 def test_an_override_of_any_text_is_read_as_that_text(text: str) -> None:
     config = load_config(overrides=[setting("trainer.project_name", text)])
     assert config.trainer.project_name == text
+
+
+def test_a_name_that_is_not_utf8_is_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        expanded(os.fsdecode(b"caf\xe9"), "--data")
+    assert names(caught, "--data", "\\udce9")

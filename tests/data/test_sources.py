@@ -1,8 +1,10 @@
 import argparse
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from messages import names
@@ -161,3 +163,17 @@ def test_a_setting_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run("reasoning-gym", "chain_sum", "--out", "x", "--set", "min_terms")
     assert "'min_terms' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_cells_that_cannot_be_texts_are_named(write_rows: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "answer": Decimal("1.50")}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with pytest.raises(DataError) as caught:
+        write_jsonl(tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    assert names(caught, "rows.parquet, row 0", "'answer'", "Decimal", "cast")
+    for change in ({"teacher": 3}, {"teacher": "b \ud83d"}, {"prompt": "b\0"}, {"answer": "b \ud83d"}):
+        row = {"prompt": "a", "answer": "1", "teacher": "t"}
+        file = write_rows(row, {**row, **change})
+        with pytest.raises(DataError) as caught:
+            write_jsonl(file, tmp_path / "out.parquet", teacher_key="teacher")
+        assert names(caught, "rows.jsonl, row 1", *change)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from messages import names
 
+from gspo.config.schema import ModelConfig
+from gspo.models import load_actor_tokenizer
 from gspo.models.folder import MODEL_FILES, TOKENIZER_FILES
 from gspo.models.loading import load_model, load_tokenizer
 
@@ -66,3 +68,24 @@ def test_a_template_file_that_cannot_be_used(content: bytes, part: str, folder: 
     with pytest.raises(ValueError, match="chat_template") as caught:
         load_tokenizer(str(folder), chat_template=str(tmp_path / "chat.jinja"))
     assert names(caught, tmp_path / "chat.jinja", part)
+
+
+def test_a_folder_of_a_tokenizer_alone_is_enough_for_the_tokenizer(folder: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    load_tokenizer(str(folder)).save_pretrained(alone)
+    assert not (alone / "config.json").exists()
+    assert load_tokenizer(str(alone)).get_vocab() == load_tokenizer(str(folder)).get_vocab()
+    with pytest.raises(ValueError, match=r"no config\.json") as caught:
+        load_model(str(alone), path_key="critic.model.path")
+    assert names(caught, alone, "critic.model.path")
+
+
+def test_messages_name_the_key_that_was_set(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "none"):
+        with pytest.raises(ValueError, match=r"actor_rollout_ref\.model\.tokenizer_path") as caught:
+            load_actor_tokenizer(ModelConfig(path=str(folder), tokenizer_path=str(path)))
+        assert names(caught, path)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"critic\.model\.path"):
+        load_model(str(folder), path_key="critic.model.path")

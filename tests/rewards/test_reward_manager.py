@@ -254,3 +254,14 @@ def test_what_is_configured_judges_alone_where_the_source_is_not_asked(make_grou
         (outcome,) = outcomes(group)
         assert outcome is not None
         assert outcome.terms == {"gsm8k": (1.0, 0.0), "overlong_buffer": (1.0, -0.5)}
+
+
+def test_rows_without_a_reward_are_found_before_anything_is_sampled(make_group: Make) -> None:
+    prompts = [make_group("1", data_source=source).prompt for source in ("openai/gsm8k", "openai/gsm8k", "unheard of")]
+    with RewardManager(RewardConfig(), CustomRewardConfig()) as manager:
+        manager.check(prompts[:2])
+        with pytest.raises(RewardError, match=f"^{prompts[2].uid}: ") as caught:
+            manager.check(prompts)
+        assert names(caught, "unheard of", "reward.functions", "custom_reward_function.path")
+    with RewardManager(RewardConfig(functions=[RewardFunctionConfig(name="math")]), CustomRewardConfig()) as manager:
+        manager.check(prompts)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from gspo.config.convert import ConfigError
+from gspo.config.texts import text_problem
 
 __all__ = ["expanded", "expanded_text", "is_jinja"]
 
@@ -23,7 +24,7 @@ def expanded(path: str | os.PathLike[str], name: str) -> Path:
         name: the key, option or argument that it was given for, for messages.
 
     Raises:
-        ConfigError: there is no such home folder, or the path holds a NUL.
+        ConfigError: there is no such home folder, or the path holds a NUL or cannot be encoded as UTF-8.
     """
     return Path(expanded_text(os.fspath(path), name))
 
@@ -34,8 +35,8 @@ def expanded_text(path: str, name: str) -> str:
     Raises:
         ConfigError: as `expanded`.
     """
-    if "\0" in path:
-        raise ConfigError(f"{name} holds the character NUL, which no path can: take it out", name)
+    if problem := text_problem(path, name):
+        raise ConfigError(problem, name)
     whole = os.path.expanduser(path)
     if whole.startswith("~"):  # what expanduser does where it finds no home folder
         user = path.partition("/")[0]

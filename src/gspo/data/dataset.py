@@ -64,7 +64,7 @@ class PromptDataset(Sequence[Prompt]):
         """Changes with any token of any prompt and with their order: two data sets with the same one are the same."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
-            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode(errors="surrogateescape"))
+            digest.update(f"{prompt.uid}\0{prompt.token_ids}\0".encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
@@ -106,10 +106,7 @@ def load_dataset(
     """
     tables = read_tables(files, max_samples) if _names_files(files, label) else [table_of(files, label, max_samples)]
     places = [(table, number) for table in tables for number in range(len(table.rows))]
-    parsed = [_messages(table, number, config) for table, number in places]
-    texts = [
-        _text(table, number, prompt, config, tokenizer) for (table, number), prompt in zip(places, parsed, strict=True)
-    ]
+    texts = [_text(table, number, config, tokenizer) for table, number in places]
     token_ids = _tokenise(texts, tokenizer)
     prompts, num_filtered, num_truncated = [], 0, 0
     for (table, number), text, ids in zip(places, texts, token_ids, strict=True):
@@ -129,10 +126,7 @@ def load_dataset(
             f"all {len(places)} prompts are longer than data.max_prompt_length={config.max_prompt_length} tokens "
             f"(the longest has {longest}): raise it"
         )
-    num_spelled = sum(
-        isinstance(prompt, list) and isinstance(_prompt_value(table, number, config), str)
-        for (table, number), prompt in zip(places, parsed, strict=True)
-    )
+    num_spelled = sum(_is_spelled(table, number, config) for table, number in places)
     return PromptDataset(tuple(prompts), len(places), num_filtered, num_truncated, longest, num_spelled)
 
 
@@ -164,7 +158,13 @@ def _messages(table: Table, number: int, config: DataConfig) -> Messages | str:
         raise DataError.at(table.place, number, str(error)) from error
 
 
-def _text(table: Table, number: int, prompt: Messages | str, config: DataConfig, tokenizer: Any) -> str:
+def _is_spelled(table: Table, number: int, config: DataConfig) -> bool:
+    """Whether a prompt is a text that was read as messages."""
+    return isinstance(_prompt_value(table, number, config), str) and isinstance(_messages(table, number, config), list)
+
+
+def _text(table: Table, number: int, config: DataConfig, tokenizer: Any) -> str:
+    prompt = _messages(table, number, config)
     key = config.tools_key
     if key is not None and key not in table.columns and key != DataConfig.tools_key:
         raise DataError(f"{table.place} has no column {key!r}: set data.tools_key to the tools', or null for none")

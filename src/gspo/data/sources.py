@@ -163,10 +163,12 @@ def write_jsonl(
         if not isinstance(question, str) or not question.strip():
             raise DataError.at(str(path), number, f"{prompt_key!r} is not a text with something in it: {question!r}")
         truth = None if answer_key is None else _required(path, number, row, answer_key, "--answer-key")
-        truth = truth if truth is None or isinstance(truth, str) else json.dumps(truth)
+        truth = truth if truth is None or isinstance(truth, str) else _as_json(path, number, answer_key, truth)
         columns = {"answer": truth}
         if teacher_key is not None:
-            columns["teacher_response"] = _required(path, number, row, teacher_key, "--teacher-key")
+            text = columns["teacher_response"] = _required(path, number, row, teacher_key, "--teacher-key")
+            if not isinstance(text, str) or not text.strip():
+                raise DataError.at(str(path), number, f"{teacher_key!r} is not a text with something in it: {text!r}")
         rows.append(
             make_row(
                 question,
@@ -180,6 +182,15 @@ def write_jsonl(
             )
         )
     return write_parquet(rows, target)
+
+
+def _as_json(path: Path, number: int, key: str | None, value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except TypeError as error:  # parquet's decimals, dates, durations and bytes
+        raise DataError.at(
+            str(path), number, f"{key!r} is a {type(value).__name__}: cast the column to a text or a number"
+        ) from error
 
 
 def _required(path: Path, number: int, row: Mapping[str, Any], key: str, option: str) -> Any:

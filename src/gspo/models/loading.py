@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,11 @@ _PATH_KEY = "actor_rollout_ref.model.path"
 
 
 def load_tokenizer(
-    path: str | None, *, chat_template: str | None = None, trust_remote_code: bool = False
+    path: str | None,
+    *,
+    chat_template: str | None = None,
+    trust_remote_code: bool = False,
+    path_key: str = _PATH_KEY,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name.
 
@@ -35,11 +39,12 @@ def load_tokenizer(
         path: folder or hub name.
         chat_template: a Jinja text, or a file with one, that replaces the tokenizer's own.
         trust_remote_code: let the folder's own code run.
+        path_key: the configuration's key of `path`, for messages.
 
     Raises:
-        ValueError: nothing can be loaded from there, or it has no end token.
+        ValueError: nothing can be loaded from there, a file of it is torn, or it has no end token.
     """
-    path = _existing(path)
+    path = _existing(path, path_key, ("config.json", "tokenizer_config.json", "tokenizer.json"))
     check_files(Path(path), TOKENIZER_FILES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -94,25 +99,25 @@ def load_model(
         ValueError: nothing can be loaded, an unknown dtype or config entry, or weights that are missing or of another
             shape.
     """
-    path = _existing(path, path_key)
+    path = _existing(path, path_key, ("config.json",))
     wanted = dtype_named(dtype)
     check_files(Path(path), MODEL_FILES)
     transformers_logging.disable_progress_bar()  # loading is quick; its bars would cut through the run's own view
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # as above
-        raise _unloadable(path, error) from error
+        raise _unloadable(path, path_key, error) from error
     for name, value in (override_config or {}).items():
         if not hasattr(config, name):
             raise ValueError(
                 f"actor_rollout_ref.model.override_config.{name}: {type(config).__name__} has no such entry"
             )
         setattr(config, name, value)
-    return _read_weights(path, config, wanted, trust_remote_code, needs_head)
+    return _read_weights(path, config, wanted, trust_remote_code, needs_head, path_key)
 
 
 def _read_weights(
-    path: str, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool, needs_head: bool
+    path: str, config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool, needs_head: bool, path_key: str
 ) -> PreTrainedModel:
     """The model with every weight from its files; transformers would fill what is not there with random numbers."""
     verbosity = transformers_logging.get_verbosity()
@@ -127,7 +132,7 @@ def _read_weights(
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # as above, and what readers of weights raise
-        raise _unloadable(path, error) from error
+        raise _unloadable(path, path_key, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     for name, there, expected in sorted(found["mismatched_keys"]):
@@ -145,7 +150,8 @@ def _read_weights(
     return model
 
 
-def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:
+def _existing(path: str | None, path_key: str, marks: Sequence[str]) -> str:
+    """The path, expanded; a folder must have one of the files `marks`."""
     if not path:
         raise ValueError(f"{path_key} is not set; give a folder with a Hugging Face model or a hub name")
     folder = expanded(path, path_key)
@@ -153,9 +159,10 @@ def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:
     if folder.exists():
         if (folder / "state.json").is_file():
             raise ValueError(f"{path_key}: {path} is a checkpoint of a run: make a model of it by `gspo export {path}`")
-        if not (folder / "config.json").is_file():
+        if not any((folder / mark).is_file() for mark in marks):
+            what = "tokenizer's" if len(marks) > 1 else "model"
             raise ValueError(
-                f"{path} holds no config.json, so it is not a Hugging Face model folder: set "
+                f"{path} holds no {' or '.join(marks)}, so it is not a Hugging Face {what} folder: set "
                 f"{path_key} to one (a run's is RUN/huggingface)"
             )
         return str(folder)
@@ -166,10 +173,10 @@ def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:
     return path
 
 
-def _unloadable(path: str, error: Exception) -> ValueError:
+def _unloadable(path: str, path_key: str, error: Exception) -> ValueError:
     return ValueError(
-        f"no model could be loaded from {path} ({_first_line(error)}): download or export it again, or set "
-        "actor_rollout_ref.model.path to another"
+        f"no model could be loaded from {path} ({_first_line(error)}): download or export it again, or set {path_key} "
+        "to another"
     )
 
 

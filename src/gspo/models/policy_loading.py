@@ -30,6 +30,7 @@ def load_actor_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         config.tokenizer_path or config.path,
         chat_template=config.chat_template,
         trust_remote_code=config.trust_remote_code,
+        path_key=config.key("tokenizer_path" if config.tokenizer_path else "path"),
     )
 
 

@@ -135,7 +135,7 @@ def load_function(path: str, name: str, kwargs: Mapping[str, Any]) -> Callable[.
         RewardError: there is no such file or function, the file does not run, or the function does not take verl's
             arguments and `kwargs`.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise RewardError(f"custom_reward_function.path={path} is not a file: name the Python file of your function")
     module_name = f"gspo_custom_reward_{file.stem}"

@@ -96,6 +96,21 @@ class RewardManager:
         self._report_errors(places)
         return reward_stats([response.outcome for _, _, response in places], judged)
 
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Holds that a function is known for every row, before the first response is sampled.
+
+        Raises:
+            RewardError: none is for a row's data source; names the row.
+        """
+        seen: set[str] = set()
+        for prompt in prompts:
+            if prompt.data_source not in seen:
+                seen.add(prompt.data_source)
+                try:
+                    self._parts(prompt)
+                except RewardError as error:
+                    raise RewardError(f"{prompt.uid}: {error}") from error
+
     def close(self) -> None:
         """Ends the processes and threads that score."""
         self._pool.close()

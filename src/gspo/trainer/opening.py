@@ -88,6 +88,13 @@ class Ground:
     longest: int
     origin: Origin
 
+    @property
+    def notices(self) -> list[str]:
+        """What the held-out prompts have to say; the run's header says it of the others."""
+        num_spelled = self.val_data.num_spelled if self.val_data is not None else 0
+        said = f"validation: {num_spelled} prompts are JSON text, read as the messages that it spells"
+        return [said] if num_spelled else []
+
 
 def choose_device(trainer: TrainerConfig) -> str:
     """The device that `trainer.device` names, with `trainer.num_threads` set.

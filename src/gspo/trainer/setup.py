@@ -58,6 +58,8 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 functions=given.rewards,
             )
         )
+        for prompts in filter(None, (ground.train_data, ground.val_data)):
+            rewards.check(prompts)
         stages = kind.stages(trainer, ground.sampler.batches_per_epoch)
         steps = trainer.total_training_steps or trainer.total_epochs * ground.sampler.batches_per_epoch
         total_steps = stages.warmup + steps
@@ -79,6 +81,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                     *_about_length(trainer, stages, steps),
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,
+                    *ground.notices,
                 ],
                 num_samples=trainer.log_val_generations,
                 only_validates=trainer.val_only,

@@ -118,7 +118,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             "algorithm": f"supervised fine-tuning on {config.data.answer_key}, lr {optim.lr:g}",
             "data": ground.train_data.summary(),
         }
-        notices = [*lines, *ground.origin.notices, *policy.notices, *supervised_notices(config)]
+        notices = [*lines, *ground.origin.notices, *policy.notices, *supervised_notices(config), *ground.notices]
         frame = stack.enter_context(framed(config, found, given.world, ground.device, total_steps, header, notices))
         actor = Actor(policy, optim, total_steps, given.world)
         work = _Supervised(config, ground, actor, frame, given.world)

@@ -133,6 +133,7 @@ def _answer(
     data = load_dataset(args.data, config.data, tokenizer, max_samples=limit)
     prompts = _first_rows(data, args.max_samples)
     _say(console, f"{candidate.name} ({candidate.about}): {len(prompts)} prompts x {args.n}; {data.summary()}")
+    rewards.check(prompts)
     policy = candidate.policy(tokenizer, device, longest_sequence(config.data, data))
     max_num_seqs = config.rollout.max_num_seqs
     engine = make_engine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=max_num_seqs)
