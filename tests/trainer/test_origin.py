@@ -30,6 +30,7 @@ class Clock(origin.datetime):
 
     @classmethod
     def now(cls, tz: Any = None) -> Any:
+        del tz
         Clock.year_of += 1
         return cls(Clock.year_of, 2, 3, 4, 5, 6)
 

@@ -29,8 +29,8 @@ def clock_at(moment: datetime | None) -> Iterator[None]:
             return moment
 
     before = chat_template_utils.datetime
-    chat_template_utils.datetime = Then  # type: ignore[misc]
+    chat_template_utils.datetime = Then
     try:
         yield
     finally:
-        chat_template_utils.datetime = before  # type: ignore[misc]
+        chat_template_utils.datetime = before
