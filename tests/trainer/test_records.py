@@ -1,4 +1,4 @@
-"""The folder of a run: records of its settings, what is moved aside, what a kill leaves, and figures that are damaged."""
+"""The folder of a run: records of its settings, what is moved aside, what a kill leaves, damaged figures."""
 
 from __future__ import annotations
 
@@ -101,9 +101,10 @@ def test_a_kill_while_settings_are_written_leaves_the_earlier_ones(
             raise Killed
         return original(self, text, *arguments, **named)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", torn)
-        run()
+        with pytest.raises(Killed):
+            run()
     assert file.read_bytes() == before
     assert run() == 0
     assert not list((tmp_path / "run").glob(".*.tmp"))
@@ -183,7 +184,7 @@ def test_another_run_in_the_folder_names_the_key_and_both_ways_out(
 
 
 def test_a_run_whose_steps_were_all_left_out_fails_each_time(
-    run: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(trained, "clip_and_step", lambda *_: math.nan)
