@@ -258,7 +258,7 @@ def train_one(run: Tiny) -> None:
     with open(f"{run.name}.log", "w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    # The trainer saves these two generators and does not seed them.
+    # An older source saves these two generators and does not seed them.
     random.seed(1)
     importlib.import_module("numpy").random.seed(1)
     counts = {"opens": count_opens(), "layouts": count_layouts(Path(run.name) / "metrics.jsonl")}

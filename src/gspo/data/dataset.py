@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, overload
 
 from gspo.config.schema_data import DataConfig
 from gspo.config.texts import text_problem
+from gspo.data.clock import clock_at
 from gspo.data.memory import are_files, table_of
 from gspo.data.messages import Messages, render_prompt, to_messages, to_tools
 from gspo.data.rows import DataError, Table, read_tables
@@ -88,6 +90,7 @@ def load_dataset(
     text_key: str = "teacher_key",
     max_samples: int = -1,
     label: str = "rows",
+    now: datetime | None = None,
 ) -> PromptDataset:
     """Reads, checks and tokenises the prompts of one or several files, or of rows that a program holds.
 
@@ -99,6 +102,7 @@ def load_dataset(
         require_teacher: every row must have a text to learn from.
         text_key: the key of the `data` section that names this text's column: teacher_key or answer_key.
         max_samples: use the first rows only (over all files); -1 uses all.
+        now: the moment that a chat template which writes the date takes for now; None: the present one.
         label: what rows that are no files are called, in messages and in the prompts' uids.
 
     Raises:
@@ -106,7 +110,8 @@ def load_dataset(
     """
     tables = read_tables(files, max_samples) if _names_files(files, label) else [table_of(files, label, max_samples)]
     places = [(table, number) for table in tables for number in range(len(table.rows))]
-    texts = [_text(table, number, config, tokenizer) for table, number in places]
+    with clock_at(now):
+        texts = [_text(table, number, config, tokenizer) for table, number in places]
     token_ids = _tokenise(texts, tokenizer)
     prompts, num_filtered, num_truncated = [], 0, 0
     for (table, number), text, ids in zip(places, texts, token_ids, strict=True):

@@ -137,7 +137,7 @@ def read_ground(
         ValueError: a file or row cannot be used; says which and what to do.
     """
     day = Day.of(tokenizer, found)
-    data = day.set(config.data)
+    data = config.data
     device = choose_device(config.trainer)
 
     def load(files: Sequence[str], rows: Any, label: str, require_teacher: bool, max_samples: int) -> PromptDataset:
@@ -149,6 +149,7 @@ def read_ground(
             text_key=text_key,
             max_samples=max_samples,
             label="rows" if rows is None else label,
+            now=day.moment,
         )
 
     train = load(data.train_files, given.train_data, "train_data", train_teacher, data.train_max_samples)

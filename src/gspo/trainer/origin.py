@@ -17,7 +17,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gspo.checkpoint import Checkpoint, Part
-from gspo.config.schema import DataConfig
 from gspo.data import PromptDataset
 
 __all__ = ["Day", "Origin", "as_named_before"]
@@ -40,14 +39,6 @@ class Day:
             return cls(None)
         kept = _kept(found).get("moment")
         return cls(datetime.fromisoformat(kept), was_kept=True) if kept else cls(datetime.now().replace(microsecond=0))
-
-    def set(self, data: DataConfig) -> DataConfig:
-        """The `data` section whose prompts are rendered at this moment."""
-        if self.moment is None or _CALL in data.apply_chat_template_kwargs:
-            return data
-        return replace(
-            data, apply_chat_template_kwargs={**data.apply_chat_template_kwargs, _CALL: self.moment.strftime}
-        )
 
     def notices(self) -> Iterator[str]:
         """Which day the prompts have, said once at the start."""
@@ -72,7 +63,7 @@ class Origin(Part):
     def __init__(
         self, day: Day, train: PromptDataset, val: PromptDataset | None, device: str, found: Checkpoint | None
     ) -> None:
-        self._state = {
+        self._state: dict[str, Any] = {
             "moment": day.moment.isoformat() if day.moment else None,
             "threads": torch.get_num_threads() if device == "cpu" else None,
             "train": _facts(train),

@@ -130,8 +130,8 @@ class HeldReference(Part):
         kept = checkpoint.state.get("reference_sha256")  # a checkpoint of an earlier release has none
         if "reference" not in checkpoint.tensors and kept not in (None, self._checksum):
             raise CheckpointError(
-                f"{checkpoint.path} is of a run whose reference, the model in actor_rollout_ref.model.path as it was "
-                "at the start, had other weights than are there now: put the model back"
+                f"{checkpoint.path} is of a run whose reference is the model in actor_rollout_ref.model.path as it was "
+                "at the start, and other weights are there now: put the model back"
             )
 
     def load(self, checkpoint: Checkpoint) -> None:

@@ -156,7 +156,7 @@ class Trained:
         if self._num_skipped and not any(self.optimizer.state.values()):
             raise ValueError(
                 f"every optimizer step of the {self.name} was left out ({self._num_skipped}), as its gradient was NaN "
-                f"or infinite: the weights are those that the run began with. Look for rewards or losses that are not "
+                "or infinite: the weights are those that the run began with. Look for rewards or losses that are not "
                 f"finite, lower {self._lr_key}, and begin again with trainer.resume_mode=disable"
             )
 
