@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def test_an_answer_is_never_run(task: str, tmp_path: Path) -> None:
     assert not flag.exists()
 
 
+@pytest.mark.parametrize("task", [name.rpartition(".")[2] for name in guards.GUARDED_MODULES])
+@pytest.mark.parametrize(
+    "answer", ["9**9**9**9", "(" * 3000 + "1" + ")" * 3000, "[" * 3000 + "]" * 3000, "-" * 5000 + "1"]
+)
+def test_a_costly_answer_is_wrong_at_once(task: str, answer: str, tmp_path: Path) -> None:
+    row = rows(tmp_path, task)[0]
+    before = time.process_time()
+    assert score(answer, row)["acc"] == 0.0
+    assert time.process_time() - before < 1.0
+
+
 def test_an_honest_list_is_still_read(tmp_path: Path) -> None:
     row = rows(tmp_path, "string_insertion")[0]
     listed = str(list(row["answer"]))
@@ -132,8 +144,11 @@ def test_formulas(text: str) -> None:
         "sin(x, evaluate=1)",
         "(sin)(x)(y)",
         "(" * 9999,
+        "9**9**9**9",
+        "((9**9999)**9999)**x",
+        "factorial(factorial(9))**99999",
     ],
 )
 def test_what_is_not_a_formula(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^not a formula"):
+    with pytest.raises(ValueError, match=r"^not a (sound )?formula"):
         guards.check_formula(text)

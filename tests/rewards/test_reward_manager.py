@@ -7,7 +7,7 @@ from messages import names
 
 from gspo.algorithms.stats import to_floats
 from gspo.config.schema_data import CustomRewardConfig, OverlongBufferConfig, RewardConfig, RewardFunctionConfig
-from gspo.groups import Group, Outcome
+from gspo.groups import Group, Outcome, Prompt
 from gspo.rewards import RewardError, RewardManager
 
 Make = Callable[..., Any]
@@ -179,6 +179,24 @@ def test_rows_that_cannot_be_scored(prompt: dict[str, Any], error: str, make_man
     bad = make_group("72", **prompt)
     make_manager().score([make_group("72"), bad])
     assert outcomes(bad) == [Outcome(error=error)]
+
+
+def test_ground_truths_that_cannot_be_read_are_counted_before_the_run(make_manager: Make, make_group: Make) -> None:
+    sound = make_group().prompt
+    rows = [
+        sound,
+        Prompt("f:1", (1,), "q", "openai/gsm8k", "3 or 4"),
+        Prompt("f:2", (1,), "q", "math", "\\frac{1}{"),
+        Prompt("f:3", (1,), "q", "math", "3 or 4"),
+        Prompt("f:4", (1,), "q", "math", None),
+        Prompt("f:5", (1,), "q", "unheard of", ""),
+    ]
+    (line,) = make_manager().unreadable(rows)
+    assert names(line, "2 rows", "f:1", "'3 or 4'", "correct or remove")
+    assert make_manager().unreadable([sound]) == []
+    (line,) = make_manager({"name": "format"}, {"name": "gsm8k"}).unreadable(rows[2:3])
+    assert names(line, "1 row ", "f:2")
+    assert make_manager({"name": "format"}).unreadable(rows) == []
 
 
 def test_no_groups(make_manager: Make) -> None:

@@ -10,15 +10,28 @@ from collections.abc import Sequence
 
 from gspo.rewards.notation import group_end
 
-__all__ = ["after_thinking", "boxed", "first_value", "given_answers", "heading", "last_box", "last_value", "marked", "tagged"]
+__all__ = [
+    "after_thinking",
+    "boxed",
+    "first_value",
+    "given_answers",
+    "heading",
+    "last_box",
+    "last_value",
+    "marked",
+    "tagged",
+]
 
 _THINK, _THINK_END = "<think>", "</think>"
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,4}")
 # Between two boxes of one answer: `\boxed{1}$ and $\boxed{2}`.
-_JOIN = re.compile(r"(?:\s|\$|\\[()\[\],]|\*\*)*(?P<word>,?\s*(?:and|or|,|和|或|、|或者|;)?)(?:\s|\$|\\[()\[\],]|\*\*)*")
+_JOIN = re.compile(
+    r"(?:\s|\$|\\[()\[\],]|\*\*)*(?P<word>,?\s*(?:and|or|,|和|或|、|或者|;)?)(?:\s|\$|\\[()\[\],]|\*\*)*"
+)
 _GAP = r"[\s*]{0,4}"
 _MARK = re.compile(
-    rf"(?:(?<![a-z])answer|(?<![a-z])ans){_GAP}(?:is|are|:|：|=|would be|should be)(?:{_GAP}(?:therefore|thus|simply))?[\s:*]{{0,4}}"
+    rf"(?:(?<![a-z])answer|(?<![a-z])ans){_GAP}(?:is|are|:|：|=|would be|should be)"
+    rf"(?:{_GAP}(?:therefore|thus|simply))?[\s:*]{{0,4}}"
     rf"|(?:答案|结果){_GAP}(?:就是|应为|应该是|等于|是|为|:|：)[:：\s*]{{0,4}}|故选[:：\s]{{0,4}}|答[:：]",
     re.IGNORECASE,
 )
@@ -29,7 +42,7 @@ _FORMULA = re.compile(
     re.DOTALL,
 )
 _VALUE = re.compile(
-    r"(?:(?<![\w.)}])[-+−]\s?)?(?:[$€£¥]\s?-?)?"
+    r"(?:(?<![\w.)}])(?<![\d)}] )[-+−]\s?)?(?:[$€£¥]\s?-?)?"
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d++)?(?:\.\d+(?:\.{3})?)?"
     r"(?:\s?/\s?\d+)?(?:\s?(?:\\?%|％|percent))?"
 )
@@ -51,7 +64,7 @@ def after_thinking(text: str) -> str:
 
 
 def given_answers(text: str, headings: bool = False) -> list[str]:
-    """The final answers of a response: in its boxes, in its tags and, with `headings`, behind ####; as they are written.
+    """The final answers of a response: in its boxes, in its tags and, with `headings`, behind ####; as written.
 
     Where a response gives one in several of these ways, they have to agree.
     """
@@ -95,19 +108,18 @@ def tagged(text: str) -> str | None:
 
 def marked(text: str) -> str | None:
     """What is said behind the last mark of an answer, up to the end of its sentence; None without a mark."""
-    last = None
-    for last in _MARK.finditer(text):
-        pass
-    if last is None:
+    marks = list(_MARK.finditer(text))
+    if not marks:
         return None
+    last = marks[-1]
     said = text[last.end() :].lstrip(" \t\n*:")
     formula = _FORMULA.match(said)
     end = _SENTENCE_END.search(said, formula.end() if formula else 0)
-    return said[: end.start()] if end else said
+    return (said[: end.start()] if end else said).strip(" *")
 
 
 def last_value(text: str) -> str | None:
-    """The last formula or number of a text, with those that are joined to it ("17 or 18", "10 - 3"); None without one."""
+    """The last formula or number of a text, with those that are joined to it (17 or 18; 10 - 3); None without one."""
     text = text[-_TAIL:]
     spans = _values(text)
     if not spans:
@@ -173,7 +185,5 @@ def _without_tags(text: str) -> str:
 
 def heading(text: str) -> str | None:
     """What follows the last #### that a number follows, as one line."""
-    last = None
-    for last in re.finditer(r"####(?!#)\s{0,4}(?=[^\s\d#]{0,3}\d)([^\n]*)", text):
-        pass
-    return None if last is None else str(last[1])
+    found = re.findall(r"####(?!#)\s{0,4}(?=[^\s\d#]{0,3}\d)([^\n]*)", text)
+    return str(found[-1]) if found else None

@@ -16,9 +16,10 @@ from gspo.rewards.base import RewardError, Scorer, to_outcome
 from gspo.rewards.format import THINK_ANSWER
 from gspo.rewards.gsm8k import score_gsm8k
 from gspo.rewards.length import overlong_penalty
+from gspo.rewards.truth import gsm8k_truth, math_truth
 from gspo.rewards.workers import WorkerPool
 
-__all__ = ["BUILTINS", "function_for", "make_scorer"]
+__all__ = ["BUILTINS", "cannot_read_truth", "function_for", "make_scorer"]
 
 # Data sources, matched in lower case from their start, and their functions. The names are those in use for verl.
 _DEFAULTS = (
@@ -34,9 +35,10 @@ class _Unscorable(Exception):
 
 @dataclass(frozen=True)
 class _Here:
-    """Scores in this process, at once: for what cannot hang."""
+    """Scores in this process, at once: for what cannot hang. `reads` gives what a ground truth says, None: nothing."""
 
     score: Callable[[Prompt, Response], Any]
+    reads: Callable[[str], Any] | None = None
 
     def submit(self, prompt: Prompt, response: Response) -> Future[Outcome]:
         done: Future[Outcome] = Future()
@@ -54,6 +56,7 @@ class _InWorker:
     pool: WorkerPool
     function: str
     arguments: Callable[[Prompt], dict[str, Any]]
+    reads: Callable[[str], Any] | None = None
 
     def submit(self, prompt: Prompt, response: Response) -> Future[Outcome]:
         try:
@@ -66,11 +69,11 @@ class _InWorker:
 
 
 def _gsm8k(_: WorkerPool, *, strict: bool = False) -> Scorer:
-    return _Here(lambda prompt, response: score_gsm8k(response.text, _truth(prompt), strict))
+    return _Here(lambda prompt, response: score_gsm8k(response.text, _truth(prompt), strict), gsm8k_truth)
 
 
 def _math(pool: WorkerPool) -> Scorer:
-    return _InWorker(pool, "gspo.rewards.math:score_math", lambda prompt: {"ground_truth": _truth(prompt)})
+    return _InWorker(pool, "gspo.rewards.math:score_math", lambda prompt: {"ground_truth": _truth(prompt)}, math_truth)
 
 
 def _gym(pool: WorkerPool, *, exact: bool = False) -> Scorer:
@@ -140,6 +143,16 @@ def function_for(data_source: str) -> str:
         f"reward.functions=[{{name: math}}] (there are {', '.join(BUILTINS)}), "
         "or set custom_reward_function.path to a file with your own"
     )
+
+
+def cannot_read_truth(scorer: Scorer, prompt: Prompt) -> bool:
+    """Whether a scorer would abstain from every response to this row, since it cannot read the ground truth."""
+    if not isinstance(scorer, (_Here, _InWorker)) or scorer.reads is None:
+        return False
+    try:
+        return scorer.reads(_truth(prompt)) is None
+    except _Unscorable:
+        return False  # an error of the row, which its first response reports
 
 
 def _truth(prompt: Prompt) -> str:

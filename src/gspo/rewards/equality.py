@@ -26,10 +26,13 @@ _APPROXIMATE = re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])")
 _BELONGS = re.compile(r"^[^\\]{1,12}\\in(?![A-Za-z])\s*")
 # The left side of an assignment: a name such as x, x_1, f(x), \angle ABC or \text{Area}.
 _NAME = re.compile(
-    r"\s*(?:\\(?:angle|triangle|text\{[^{}]*\}|alpha|beta|gamma|delta|theta|lambda|mu|sigma|rho|phi|varphi|omega)(?![A-Za-z])\s*)?[A-Za-z]*(?:_\{?\w+\}?)?(?:\([A-Za-z, ]+\)|')?(?:\s+[A-Za-z]+)*\s*"
+    r"\s*(?:\\(?:angle|triangle|text\{[^{}]*\}|alpha|beta|gamma|delta|theta|lambda|mu|sigma|rho|phi|varphi|omega)"
+    r"(?![A-Za-z])\s*)?[A-Za-z]*(?:_\{?\w+\}?)?(?:\([A-Za-z, ]+\)|')?(?:\s+[A-Za-z]+)*\s*"
 )
 _CHOICE = re.compile(r"\s*(?:\\text\{)?\s*(?:\(([A-J])\)|([A-J])[.):])\s*\}?.*", re.DOTALL)
 _BARE_CHOICE = re.compile(r"\s*(?:\\text\{)?\s*\(?([A-J])\)?\.?\s*\}?\s*")
+_BASED = re.compile(r"([\dA-F]+)_\{?(\d+)\}?")
+_LETTER = re.compile(r"[A-Za-z]")
 _UNION = re.compile(r"\\cup(?![A-Za-z])")
 _OPEN, _CLOSE = ("(", "[", r"\{"), (")", "]", r"\}")
 
@@ -102,6 +105,14 @@ def _same_single(gold: str, answer: str, algebra: Algebra) -> bool:
             return same_answer(value, answer, algebra)
         if text_key(sides[0]) == text_key(name):
             return all(same_answer(value, side, algebra) for side in sides[1:])
+    elif _EQUALS.search(gold) and not _EQUALS.search(answer):
+        return False
+    if text_key(_TEXT.sub(r"\1", gold)).casefold() == text_key(_TEXT.sub(r"\1", answer)).casefold() and _TEXT.search(
+        gold
+    ):
+        return True
+    if (based := _same_in_base(gold, answer)) is not None:
+        return based
     if is_words(gold) or _BARE_CHOICE.fullmatch(gold) or is_words(answer):
         return _same_words(gold, answer)
     numbers = read_number(gold), read_number(answer)
@@ -121,6 +132,8 @@ def _same_single(gold: str, answer: str, algebra: Algebra) -> bool:
         unions = _UNION.split(gold), _UNION.split(answer)
         if len(unions[0]) == len(unions[1]):
             return _same_in_any_order([u.strip() for u in unions[0]], [u.strip() for u in unions[1]], algebra)
+    if _LETTER.fullmatch(gold) and _LETTER.fullmatch(answer):
+        return False  # x and X are two names, which math-verify takes for one
     return algebra(_without_percent(gold), _without_percent(answer))
 
 
@@ -149,6 +162,15 @@ def _assignment(gold: str) -> tuple[str, str] | None:
     if len(sides) != 2 or not sides[0].strip() or not _NAME.fullmatch(sides[0]):
         return None
     return sides[0].strip(), sides[1].strip()
+
+
+def _same_in_base(gold: str, answer: str) -> bool | None:
+    """Numerals with their base (2516_8), which may be left out like a unit; None where neither has one."""
+    one, other = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
+    if one is None and other is None:
+        return None
+    digits = [found[1] if found else text.strip() for found, text in ((one, gold), (other, answer))]
+    return digits[0] == digits[1] and (one is None or other is None or one[2] == other[2])
 
 
 def _same_words(gold: str, answer: str) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 
+from gspo.rewards.limits import TooLarge, check_formula_size
+
 __all__ = ["GUARDED_MODULES", "check_formula", "install"]
 
 # Modules of reasoning-gym whose scorers evaluate an answer or an entry as Python.
@@ -42,10 +44,14 @@ def check_formula(text: str) -> None:
     """Refuses what is not a formula.
 
     Raises:
-        ValueError: `text` holds anything beyond numbers, names, arithmetic and calls of known functions.
+        ValueError: `text` holds anything beyond numbers, names, arithmetic and calls of known functions, or its value
+            would be too large (a tower of powers).
     """
     try:
+        check_formula_size(text)
         tree = ast.parse(text.strip(), mode="eval")
+    except TooLarge as error:
+        raise ValueError(f"not a sound formula: {error}") from error
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError("not a formula") from error
     for node in ast.walk(tree):
@@ -60,9 +66,16 @@ def check_formula(text: str) -> None:
 def install() -> None:
     """Puts the guards into reasoning-gym's modules, for this process."""
     for name in _LITERAL_MODULES:
-        vars(import_module(name))["eval"] = ast.literal_eval
+        vars(import_module(name))["eval"] = _literal
     for name, attribute in _FORMULA_MODULES.items():
         vars(import_module(name))[attribute] = _parse_expr if attribute == "parse_expr" else _Sympy()
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("not a literal: it has too many brackets") from error
 
 
 def _calls_known_function(node: ast.Call) -> bool:

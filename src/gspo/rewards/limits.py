@@ -66,7 +66,7 @@ def check_formula_size(text: str) -> None:
     """
     check_text_size(text)
     text = text.replace("**", "^").replace(r"\!", "")  # \\! is a narrow space
-    if re.search(r"!\s*!|[^\d\sA-Za-z})]\s*!(?!=)", text) or re.search(r"\^[^!]{0,40}[})]\s*!(?!=)", text):
+    if re.search(r"!\s*[})]?\s*!|[^\d\sA-Za-z})]\s*!(?!=)", text) or re.search(r"\^[^!]{0,40}[})]\s*!(?!=)", text):
         raise TooLarge("it has a factorial of a power or of a factorial")
     for found in _TAKEN_OF.finditer(text):
         if any(int(number) > _MAX_FACTORIAL for number in found.groups() if number):
@@ -88,15 +88,9 @@ def _exponent(text: str, start: int) -> int:
     Raises:
         TooLarge: it is itself a power beyond the limit.
     """
-    end = start
     group = text[start:].lstrip()
     if group[:1] in ("{", "("):
-        depth = 0
-        for end, sign in enumerate(group):
-            depth += (sign in "({[") - (sign in ")}]")
-            if depth == 0:
-                break
-        inner = group[1:end]
+        inner = group[1 : _closing(group)]
     else:
         found = _GROUP.match(group)
         inner = found[0] if found else ""
@@ -114,6 +108,16 @@ def _exponent(text: str, start: int) -> int:
     for number in re.findall(r"\d+", rest):
         bound *= max(int(number[:9]), 1)
     return bound
+
+
+def _closing(group: str) -> int:
+    """Where the bracket that a text begins with is closed; its end where it is not."""
+    depth = 0
+    for place, sign in enumerate(group):
+        depth += (sign in "({[") - (sign in ")}]")
+        if depth == 0:
+            return place
+    return len(group)
 
 
 @contextmanager

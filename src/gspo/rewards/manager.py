@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gspo.algorithms.stats import Stat
 from gspo.config.schema_data import CustomRewardConfig, RewardConfig
 from gspo.groups import Group, Outcome, Prompt, Response
 from gspo.rewards.base import RewardError, Scorer
-from gspo.rewards.builtin import BUILTINS, function_for, is_known_source, make_scorer
+from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_known_source, make_scorer
 from gspo.rewards.combine import Part, combine, reward_stats
 from gspo.rewards.custom import CustomScorer, load_function
 from gspo.rewards.functions import named_functions, registered
@@ -147,6 +147,24 @@ class RewardManager:
             f"reward.timeout={self._timeout:g} s is an error of its response, and goes on in the background since "
             "Python cannot stop it"
         ]
+
+    def unreadable(self, prompts: Iterable[Prompt]) -> list[str]:
+        """What is to be said once of rows whose ground truth cannot be read; nothing where there are none.
+
+        Rows that no function is known for are not looked at: they are an error where they are scored.
+        """
+        rows = [prompt for prompt in prompts if self._cannot_read(prompt)]
+        if not rows:
+            return []
+        return [
+            f"rewards: {len(rows)} row{'s have' if len(rows) > 1 else ' has'} a ground truth that cannot be read, the first "
+            f"{rows[0].uid} ({str(rows[0].ground_truth)[:80]!r}): no response to such a row is scored; correct or remove it"
+        ]
+
+    def _cannot_read(self, prompt: Prompt) -> bool:
+        if not self._configured and not is_known_source(prompt.data_source):
+            return False
+        return any(cannot_read_truth(part.scorer, prompt) for part in self._parts(prompt))
 
     def _calling(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> CustomScorer:
         caller = CustomScorer(function, kwargs, self._timeout)

@@ -7,6 +7,7 @@ math-verify's own time limits are signals that work in a main thread only and ar
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,10 @@ from gspo.rewards.units import without_unit
 __all__ = ["score_math"]
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its time limits are off
+# Words of a sentence, which are no commands and not within \\text{...}.
+_PROSE = re.compile(r"[A-Za-z]{2}|[一-鿿]{2}")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_NO_PROSE = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+")
 _BOX = (LatexExtractionConfig(boxed_match_priority=0),)
 
 
@@ -68,8 +73,11 @@ def _candidates(said: str) -> list[list[str]]:
 
 def _readings(text: str) -> list[str]:
     """An answer as a whole; where it is a sentence, also what its mark leads to, or its first value."""
-    inner = text if (mark := marked(text)) is None else mark
-    value = first_value(inner) if is_words(inner) or " " in inner.strip() else None
+    mark = marked(_TEXT.sub(r"\1", text))
+    inner = text if mark is None else mark
+    spelling = plain(inner[:1000])
+    is_sentence = _PROSE.search(_NO_PROSE.sub(" ", inner)) and not (read_number(spelling) or without_unit(spelling)[1])
+    value = first_value(inner) if is_sentence else None
     return [*dict.fromkeys(reading for reading in (text, inner, value) if reading is not None)]
 
 
@@ -99,3 +107,7 @@ def _vote(readings: list[str]) -> str | None:
     check_formula_size(text)
     parsed = _parsed(text)
     return str(parsed) if parsed is not None else text or None
+
+
+# A first comparison loads a second's worth of sympy, which is no response's fault.
+_algebra("x^2+2x+1", "(x+1)^2")

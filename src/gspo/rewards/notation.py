@@ -13,10 +13,36 @@ _SIGNS = str.maketrans(
     {
         **dict.fromkeys("−–—‒﹣－", "-"),
         **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
-        "，": ",", "、": ",", "；": ";", "：": ":", "％": "%", "（": "(", "）": ")", "＝": "=", "＄": "$", "．": ".",
-        "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "°": r"^{\circ}", "±": r"\pm ",
-        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ", "∅": r"\emptyset ",
-        "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⁄": "/",
+        "，": ",",
+        "、": ",",
+        "；": ";",
+        "：": ":",
+        "％": "%",
+        "（": "(",
+        "）": ")",
+        "＝": "=",
+        "＄": "$",
+        "．": ".",
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "÷": r"\div ",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+        "°": r"^{\circ}",
+        "±": r"\pm ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "∪": r"\cup ",
+        "∈": r"\in ",
+        "≈": r"\approx ",
+        "∅": r"\emptyset ",
+        "½": " 1/2",
+        "⅓": " 1/3",
+        "⅔": " 2/3",
+        "¼": " 1/4",
+        "¾": " 3/4",
+        "⁄": "/",
         **{power: f"^{digit}" for digit, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
         "\u00a0": " ",
         "\u202f": " ",
@@ -27,13 +53,15 @@ _ROOT = re.compile(r"√\s*(\d+|[A-Za-z]|\((?P<inner>[^()]*)\))")
 # What only changes the look of a formula.
 _LOOKS = re.compile(
     r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr)(?![A-Za-z])\.?|\\(?:displaystyle|textstyle|limits|phantom\{\})(?![A-Za-z])"
-    r"|\\!|\\math(?:strut|surd)(?![A-Za-z])"
+    r"|(?<!\\)\\!|\\math(?:strut|surd)(?![A-Za-z])"
 )
-_SPACES = re.compile(r"\\(?:[,:;> ]|q?quad(?![A-Za-z]))|~|\s+")
+_SPACES = re.compile(r"(?<!\\)\\(?:[,:;> ]|q?quad(?![A-Za-z]))|~|\s+")
 _THOUSANDS_MARK = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}|,?\\[,!;]|,\\!)\s*(?=\d{3}(?!\d))")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))")
-_FONTS = re.compile(r"\\(?:text(?:normal|bf|it|rm|sf|tt|up)?|math(?:rm|bf|it|sf|tt|bb(?!\{R|\{Z|\{N|\{Q|\{C))?|mbox|operatorname|boldsymbol|rm|bf)\s*\{")
+_FONTS = re.compile(
+    r"\\(?:text(?:normal|bf|it|rm|sf|tt|up)?|math(?:rm|bf|it|sf|tt|bb(?!\{R|\{Z|\{N|\{Q|\{C))?|mbox|operatorname|boldsymbol|rm|bf)\s*\{"
+)
 _TEXT_LETTER = re.compile(r"(?<![\d})])(?<![\d})] )\\text\{\s*(\(?[A-Za-z]\)?)\s*\}")
 _SPELLINGS = {
     r"\leq": r"\le",
@@ -60,7 +88,9 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WRAPS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 # Between the members of a list. A comma is one too, but not within a number (1,000), which is looked at first.
-_SEPARATOR = re.compile(r",?\s*\\text\{[\s,]*(?:and|or|和|或|以及|或者)\s*\}|[,;]?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者|以及|[和或,;]")
+_SEPARATOR = re.compile(
+    r",?\s*\\text\{[\s,]*(?:and|or|和|或|以及|或者)\s*\}|[,;]?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者|以及|[和或,;]"
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)(?!,\d)")
 
 

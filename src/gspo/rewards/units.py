@@ -37,17 +37,32 @@ _SPELLINGS = {
     "deg": r"degree degrees ^{\circ} 度",
 }
 _KNOWN = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
-_NO_UNIT = {"or", "and", "to", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "mod", "choose"}
+_NO_UNIT = {
+    "or",
+    "and",
+    "to",
+    "hundred",
+    "thousand",
+    "million",
+    "billion",
+    "trillion",
+    "dozen",
+    "percent",
+    "mod",
+    "choose",
+}
 _POWER = r"(?:\s*\^\s*\{?\d\}?)?"
 # Words behind what ends in a digit, a brace or a bracket; in \text{...}, bare, or the sign of degrees.
 _IN_TEXT = re.compile(rf"^(?P<rest>.*?[\w)}}\]])\s*\\text\{{\s*(?P<unit>[^{{}}\d]+?)\s*\}}{_POWER}\s*\.?$", re.DOTALL)
-_BARE = re.compile(rf"^(?P<rest>.*\d[}})]?)\s*(?<![A-Za-z\\])(?P<unit>[A-Za-z¢一-鿿][A-Za-z.一-鿿/ -]*){_POWER}$", re.DOTALL)
+_BARE = re.compile(
+    rf"^(?P<rest>.*\d[}})]?)\s*(?<![A-Za-z\\])(?P<unit>[A-Za-z¢一-鿿][A-Za-z.一-鿿/ -]*){_POWER}$", re.DOTALL
+)
 _DEGREES = re.compile(r"^(?P<rest>.*?[\w)}\]])\s*\^\{\\circ\}\s*(?:[CF]|\\text\{\s*[CF]\s*\})?$", re.DOTALL)
 _CURRENCY = re.compile(r"^(?P<sign>[+-]?)\s*(?:US)?(?P<unit>[$€£¥])\s*(?P<rest>-?\s*[\d.\\].*)$", re.DOTALL)
 
 
 def without_unit(text: str) -> tuple[str, str | None]:
-    """A plain answer without the unit that it ends in or the currency that it begins with, and that unit in one spelling.
+    """A plain answer without the unit at its end or the currency at its beginning, and that unit in one spelling.
 
     Words are a unit behind a number only: `\\text{east}` and `x` stay.
     """

@@ -49,6 +49,8 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         result = function(**request["kwargs"])
         json.dumps(result)
         return {"result": result}
+    except MemoryError:
+        return {"error": f"ran out of memory (a scoring process may take {_MAX_BYTES >> 30} GiB)"}
     except (Exception, SystemExit) as error:
         return {"error": f"{type(error).__name__}: {error}"}
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 from gspo.checkpoint import seed_generators
 from gspo.config import Config, load_external, notices, require_keys, require_supported
 from gspo.config.schema import TrainerConfig
+from gspo.groups import Prompt
 from gspo.models import Policy, Scorer, load_actor_tokenizer, load_policy
 from gspo.rewards import RewardManager
 from gspo.rollout import check_engine, require_engine
@@ -82,6 +83,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                     *notices(config, models.policy.vocabulary_size),
                     *rewards.notices,
                     *ground.notices,
+                    *rewards.unreadable(_judged_prompts(ground, kind)),
                 ],
                 num_samples=trainer.log_val_generations,
                 only_validates=trainer.val_only,
@@ -91,6 +93,14 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         stack.callback(run.engine.close)
         run.begin(frame.found)
         yield run
+
+
+def _judged_prompts(ground: Ground, kind: Kind) -> Iterator[Prompt]:
+    """The rows whose ground truth is read: of the training data not where a discriminator judges."""
+    if not kind.distils:
+        yield from ground.train_data.prompts
+    if ground.val_data is not None:
+        yield from ground.val_data.prompts
 
 
 def _about_length(trainer: TrainerConfig, stages: Stages, steps: int) -> Iterator[str]:

@@ -66,11 +66,12 @@ def evaluate_models(
     device = choose_device(config.trainer)
     make_engine = make_engine or _engine_named(config.rollout.name)
     evaluations: list[Evaluation] = []
+    said: set[str] = set()
     with RewardManager(
         config.reward, config.custom_reward_function, max_response_length=sampling.max_tokens
     ) as rewards:
         for candidate in candidates:
-            groups = _answer(candidate, args, config, sampling, rewards, device, make_engine, console)
+            groups = _answer(candidate, args, config, sampling, rewards, device, make_engine, console, said)
             differences = compare(groups, evaluations[0].groups) if evaluations else []
             evaluations.append(Evaluation(candidate.name, groups, summarize(groups), differences))
         if rewards.first_error is not None:
@@ -125,6 +126,7 @@ def _answer(
     device: str,
     make_engine: Callable[..., RolloutEngine],
     console: Console,
+    said: set[str],
 ) -> list[Group]:
     """One model's scored groups. The model is freed with the engine on return, so that one is held at a time."""
     tokenizer = candidate.tokenizer()
@@ -134,6 +136,10 @@ def _answer(
     prompts = _first_rows(data, args.max_samples)
     _say(console, f"{candidate.name} ({candidate.about}): {len(prompts)} prompts x {args.n}; {data.summary()}")
     rewards.check(prompts)
+    for line in rewards.unreadable(prompts):
+        if line not in said:
+            said.add(line)
+            _say(console, line)
     policy = candidate.policy(tokenizer, device, longest_sequence(config.data, data))
     max_num_seqs = config.rollout.max_num_seqs
     engine = make_engine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=max_num_seqs)
