@@ -117,7 +117,7 @@ def test_a_sum_is_never_partial(make_manager: Make, make_group: Make, write_modu
     manager = make_manager({"name": "gsm8k"}, {"name": "custom"}, path=path)
     group, other = make_group("72", "fail", ground_truth="?"), make_group("fail", "72")
     stats = manager.score([group, other])
-    none = "custom: returned None: return a number, or a dict with `score`"
+    none = "custom: compute_score: returned None: return a number, or a dict with `score`"
     assert outcomes(group) == [Outcome(abstained="gsm8k: the ground truth '?' is not a number"), Outcome(error=none)]
     assert outcomes(other) == [Outcome(error=none), Outcome(2.0, {"acc": 1.0}, "72")]
     assert float(stats["reward/errors"]) == 0.5
@@ -140,7 +140,7 @@ def test_the_overlong_buffer_is_added(make_manager: Make, make_group: Make) -> N
 def test_a_hanging_pattern_is_one_responses_error(make_manager: Make, make_group: Make) -> None:
     group = make_group("a" * 40 + "!", "aa")
     stats = make_manager({"name": "format", "kwargs": {"pattern": "(a|aa)+"}}, timeout=1).score([group])
-    assert outcomes(group) == [Outcome(error="timed out after 1 s"), Outcome(1.0)]
+    assert outcomes(group) == [Outcome(error="timed out after 1 s (reward.timeout)"), Outcome(1.0)]
     assert float(stats["reward/errors"]) == 0.5
 
 

@@ -31,4 +31,4 @@ def describe(error: BaseException, file: str | None = None) -> str:
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     places = [place for place in places if place[0] == file] or places
     where = f" ({places[-1][0].rpartition('/')[2]}, line {places[-1][1]})" if places else ""
-    return f"{type(error).__name__}: {text}{where}"
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{where}"

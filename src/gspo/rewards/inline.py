@@ -179,22 +179,26 @@ class InlineCalls:
         asyncio.run_coroutine_threadsafe(self._limited(call, call.started), loop)
 
     async def _limited(self, call: _Call, start: float) -> None:
-        task = asyncio.ensure_future(_call_coroutine(self._function, call.arguments))
-        try:
-            finished, _ = await asyncio.wait({task}, timeout=self._timeout)
-            if not finished:
-                task.cancel()
-                outcome = Outcome(error=f"{self._name}: timed out after {self._timeout:g} s (reward.timeout)")
-            elif task.cancelled():
-                outcome = Outcome(error=f"{self._name}: cancelled itself")
-            else:
-                outcome = self._named(task.result())
-        except BaseException as error:
-            outcome = Outcome(error=f"{self._name}: {describe(error, self._file)}")
+        task = asyncio.ensure_future(self._call_coroutine(call.arguments))
+        finished, _ = await asyncio.wait({task}, timeout=self._timeout)
+        if not finished:
+            task.cancel()
+            outcome = Outcome(error=f"timed out after {self._timeout:g} s (reward.timeout)")
+        else:
+            outcome = Outcome(error="cancelled itself") if task.cancelled() else task.result()
+        outcome = self._named(outcome)
         with self._changed:
             if call.started == start:  # else it was called again on another loop
                 self._finish(call, outcome)
             self._changed.notify_all()
+
+    async def _call_coroutine(self, arguments: dict[str, Any]) -> Outcome:
+        try:
+            return to_outcome(await self._function(**arguments))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # an exit() would end the loop, and with it the calls around this one
+            return Outcome(error=describe(error, self._file))
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -205,9 +209,3 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 async def _wait_for(result: Any) -> Any:
     return await result
 
-
-async def _call_coroutine(function: Callable[..., Any], arguments: dict[str, Any]) -> Outcome:
-    try:
-        return to_outcome(await function(**arguments))
-    except SystemExit as error:  # it would end the loop, and with it the calls around this one
-        return Outcome(error=describe(error))

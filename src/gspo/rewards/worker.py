@@ -6,7 +6,7 @@ A request is a length of four bytes and a pickle that gspo made of
     ("load", target)                 {"function": "module:name"} or {"file", "name", "kwargs", "source", "path"}
     ("call", number, name, kwargs, limit)
 
-The reply to `load` is {"loaded": name, "takes": keywords or null, "is_async": bool} or {"failed": text}; that to `call`
+The reply to `load` is {"takes": keywords or null, "is_async": bool} or {"failed": text, "names_file": bool}; that to `call`
 is {"number": n} with the fields of an `Outcome`, and "spent" where the process should not be used again. Plain
 functions are called one after the other in the main thread, as a script's are; coroutines run at the same time, each
 within `limit` seconds. Nothing here loads torch.
@@ -28,7 +28,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, BinaryIO
 
-from gspo.rewards.errors import describe
+from gspo.rewards.errors import RewardError, describe
 from gspo.rewards.loading import is_async, load_function, parameters_of
 from gspo.rewards.returned import read_result
 
@@ -125,10 +125,12 @@ class _Server:
             takes, awaits = parameters_of(function), is_async(function) and "file" in target
         except BaseException as error:
             self._leave_if_forked()
-            self._write({"failed": str(error) if "file" in target and type(error).__name__ == "RewardError" else describe(error)})
+            # The frames are those of the import, not of the function.
+            text = str(error) if isinstance(error, RewardError) else describe(error.with_traceback(None))
+            self._write({"failed": text, "names_file": isinstance(error, RewardError)})
             return False
         self._functions[name] = function, file
-        self._write({"loaded": name, "takes": None if takes is None else sorted(takes), "is_async": awaits})
+        self._write({"takes": None if takes is None else sorted(takes), "is_async": awaits})
         return awaits
 
     def _call(self, name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -143,19 +145,23 @@ class _Server:
 
     async def _await(self, number: int, name: str, kwargs: dict[str, Any], limit: float) -> None:
         function, file = self._functions[name]
-        task = asyncio.ensure_future(_call_coroutine(function, kwargs))
+        task = asyncio.ensure_future(self._call_coroutine(function, kwargs, file))
+        finished, _ = await asyncio.wait({task}, timeout=limit)
+        if not finished:
+            task.cancel()
+            self._reply(number, {"error": f"timed out after {limit:g} s (reward.timeout)"})
+        else:
+            self._reply(number, {"error": "cancelled itself"} if task.cancelled() else task.result())
+
+    async def _call_coroutine(
+        self, function: Callable[..., Any], kwargs: dict[str, Any], file: str | None
+    ) -> dict[str, Any]:
         try:
-            finished, _ = await asyncio.wait({task}, timeout=limit)
-            if not finished:
-                task.cancel()
-                fields: dict[str, Any] = {"error": f"timed out after {limit:g} s (reward.timeout)"}
-            elif task.cancelled():
-                fields = {"error": "cancelled itself"}
-            else:
-                fields = task.result()
-        except BaseException as error:
-            fields = self._failed(error, file)
-        self._reply(number, fields)
+            return read_result(await function(**kwargs))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # an exit() would end the loop, and with it the calls around this one
+            return self._failed(error, file)
 
     def _failed(self, error: BaseException, file: str | None) -> dict[str, Any]:
         self._leave_if_forked()
@@ -186,10 +192,6 @@ class _Server:
 
 async def _finish(result: Any) -> Any:
     return await result
-
-
-async def _call_coroutine(function: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    return read_result(await function(**kwargs))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,12 @@ class _Call:
         else:
             self.done.set_result(Outcome(error=f"{self.target.label}: {error}" if self.target.label else error))
 
+    def fail_to_load(self, error: str, *, names_file: bool = False) -> None:
+        if self.kwargs is None:
+            self.fail(error if names_file else f"{self.target.spec.get('file', self.target.name)}: {error}")
+        else:
+            self.fail(f"cannot be loaded: {error}")
+
 
 class _Worker:
     """A process, and the calls that it was given: those that wait for their function to be loaded, and those sent."""
@@ -319,7 +325,7 @@ class WorkerPool:
             if call.target.name != target.name:
                 self._give(worker, call)
             elif "failed" in reply:
-                call.fail(reply["failed"] if call.kwargs is None else f"cannot be loaded: {reply['failed']}")
+                call.fail_to_load(reply["failed"], names_file=reply["names_file"])
             elif call.kwargs is None:
                 self.shares = reply["is_async"]
                 call.done.set_result(reply)
@@ -372,7 +378,7 @@ class WorkerPool:
         if worker.loading is not None:
             self._discard(worker)
             for call in worker.held:
-                call.fail(f"did not load within {_LOAD_LIMIT:g} s: what it does when it is imported must end")
+                call.fail_to_load(f"did not load within {_LOAD_LIMIT:g} s: what it does when it is imported must end")
             return
         self._discard(worker)
         said = f"timed out after {self._timeout:g} s (reward.timeout)"
@@ -384,7 +390,7 @@ class WorkerPool:
         how = f"the scoring process {self._discard(worker)}"
         if worker.loading is not None:
             for call in worker.held:
-                call.fail(f"cannot be loaded: {how} while it was imported")
+                call.fail_to_load(f"{how} while it was imported")
             return
         self._blame(worker, how)
 
@@ -417,7 +423,9 @@ class WorkerPool:
         for worker in list(self._workers):
             how = self._discard(worker)
             for call in (*worker.held, *worker.calls.values()):
-                if not call.done.done():
+                if call.started is None:
+                    call.done.cancel()
+                elif not call.done.done():
                     call.fail(f"the scoring process {how}")
         for call in self._queue:
             call.done.cancel()
