@@ -40,9 +40,7 @@ both = pytest.mark.parametrize("make", [file_scorer, inline_scorer], ids=["proce
 
 @both
 @pytest.mark.parametrize("keyword", ["def", "async def"])
-def test_verls_arguments_arrive(
-    keyword: str, make: Make, write_module: Make, make_group: Make
-) -> None:
+def test_verls_arguments_arrive(keyword: str, make: Make, write_module: Make, make_group: Make) -> None:
     path = write_module(
         f"{keyword} compute_score(data_source, solution_str, ground_truth, extra_info, scale):\n"
         "    return {'score': scale * (solution_str == ground_truth), 'n': extra_info['n'], 'src': data_source == 's'}"
@@ -96,8 +94,7 @@ def test_a_slow_call_is_an_error_of_its_own(keyword: str, make: Make, write_modu
 HOLDS_THE_LOCK = {
     "a pattern": "import re\n{} compute_score(solution_str, **_):\n"
     "    return bool(re.match('(a|aa)+$', 'a' * 60 + '!' if solution_str == 'slow' else 'a'))",
-    "a power": "{} compute_score(solution_str, **_):\n"
-    "    return 9 ** (9 ** (9 if solution_str == 'slow' else 1)) % 2",
+    "a power": "{} compute_score(solution_str, **_):\n    return 9 ** (9 ** (9 if solution_str == 'slow' else 1)) % 2",
     "a loop": "{} compute_score(solution_str, **_):\n    while solution_str == 'slow': pass\n    return 1",
 }
 
@@ -260,9 +257,7 @@ def test_input_and_output_of_a_function(write_module: Make, make_group: Make, tm
     assert (tmp_path / "out.txt").read_text() == "said a\nfrom a child\nsaid b\nfrom a child\n"
 
 
-def test_no_empty_file_is_left_where_nothing_was_printed(
-    write_module: Make, make_group: Make, tmp_path: Path
-) -> None:
+def test_no_empty_file_is_left_where_nothing_was_printed(write_module: Make, make_group: Make, tmp_path: Path) -> None:
     scorer, group = file_scorer(write_module("def compute_score(**_): return 1")), make_group("a")
     scorer.keep_output(tmp_path / "out.txt")
     assert scorer.submit(group.prompt, group.responses[0]).result() == Outcome(1.0)

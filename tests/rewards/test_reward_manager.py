@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,30 @@ def test_a_sum_is_never_partial(make_manager: Make, make_group: Make, write_modu
     assert float(stats["reward/errors"]) == 0.5
     assert float(stats["reward/abstained"]) == 0.25
     assert manager.first_error == f"f:0, response 1: {none}"
+
+
+def test_a_sum_beyond_float32_is_an_error(make_manager: Make, make_group: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(solution_str, **_): return float(solution_str)")
+    group = make_group("3e38", "1e38")
+    make_manager({"name": "custom", "weight": 2.0}, path=path).score([group])
+    large, small = outcomes(group)
+    assert large is not None
+    assert names(large.error, "6e+38", "float32")
+    assert small == Outcome(2e38)
+
+
+def test_a_file_can_be_called_in_this_process_which_is_said(make_group: Make, write_module: Make) -> None:
+    path = write_module("import os\ndef compute_score(**_): return os.getpid()")
+    group = make_group("a")
+    for inline in (True, False):
+        with RewardManager(RewardConfig(), CustomRewardConfig(path=str(path), inline=inline)) as manager:
+            manager.score([group])
+            said = manager.notices
+        (outcome,) = outcomes(group)
+        assert outcome is not None
+        assert (outcome.value == os.getpid()) == inline
+        assert not said or names(said[0], "compute_score", "reward.timeout=10", "lock")
+        assert bool(said) == inline
 
 
 def test_the_overlong_buffer_is_added(make_manager: Make, make_group: Make) -> None:

@@ -13,7 +13,7 @@ import sys
 
 __all__ = ["main"]
 
-# The input does not end while a fork of the parent, one that loads data say, holds its other end: seconds between looks.
+# Seconds between two looks for the parent: its end of the input stays open in a fork of it, one that loads data say.
 _LOOK = 0.2
 
 

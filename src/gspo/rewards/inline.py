@@ -208,4 +208,3 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 async def _wait_for(result: Any) -> Any:
     return await result
-

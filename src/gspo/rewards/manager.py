@@ -111,7 +111,7 @@ class RewardManager:
                 scorer.close()
 
     def keep_output(self, folder: Path) -> None:
-        """From now on what the function of `custom_reward_function` prints goes to `reward_output.txt` of this folder."""
+        """From now on what `custom_reward_function` prints goes to `reward_output.txt` of this folder."""
         if self._file is not None:
             self._file.keep_output(folder / "reward_output.txt")
 
@@ -163,7 +163,9 @@ class RewardManager:
         return self._file
 
     def _configured_parts(self, config: RewardConfig) -> list[Part]:
-        given = [Part(name, weight, self._calling(name, function, {})) for name, (weight, function) in self._given.items()]
+        given = [
+            Part(name, weight, self._calling(name, function, {})) for name, (weight, function) in self._given.items()
+        ]
         return [*self._named_parts(config), *given]
 
     def _named_parts(self, config: RewardConfig) -> list[Part]:
@@ -219,4 +221,3 @@ class RewardManager:
                 f"the reward failed for all {len(places)} responses; the first, {where}: {response.outcome.error}. "
                 "Correct the function or the rows"
             )
-

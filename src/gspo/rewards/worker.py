@@ -6,8 +6,8 @@ A request is a length of four bytes and a pickle that gspo made of
     ("load", target)                 {"function": "module:name"} or {"file", "name", "kwargs", "source", "path"}
     ("call", number, name, kwargs, limit)
 
-The reply to `load` is {"takes": keywords or null, "is_async": bool} or {"failed": text, "names_file": bool}; that to `call`
-is {"number": n} with the fields of an `Outcome`, and "spent" where the process should not be used again. Plain
+The reply to `load` is {"takes": keywords or null, "is_async": bool} or {"failed": text, "names_file": bool}; that to
+`call` is {"number": n} with the fields of an `Outcome`, and "spent" where the process should not be used again. Plain
 functions are called one after the other in the main thread, as a script's are; coroutines run at the same time, each
 within `limit` seconds. Nothing here loads torch.
 """
@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from gspo.rewards.errors import RewardError, describe
@@ -50,8 +51,7 @@ def main() -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what is printed is kept if it is killed
     with suppress(OSError):
         # If the machine's memory is used up, the kernel ends this process, not the one that trains.
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")
+        Path("/proc/self/oom_score_adj").write_text("500")
     _Server(requests, replies, int(sys.argv[1])).serve()
     os._exit(0)  # without waiting for threads that a function left behind
 

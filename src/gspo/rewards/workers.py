@@ -25,8 +25,8 @@ __all__ = ["WorkerPool"]
 _LOAD_LIMIT = 300.0
 # Beyond the limit that a coroutine is given: when it is up, the event loop itself does not answer.
 _GRACE = 1.0
-# A process is handed this many calls of a function whose calls take less than so many seconds: one to run and others for
-# when it has answered, or else it would wait for the next as long as it computes.
+# A process is handed this many calls of a function whose calls take less than so many seconds: one to run, and others
+# for when it has answered, or else it would wait for the next as long as it computes.
 _HANDED, _CHEAP = 16, 0.005
 # Seconds between two looks whether a process has ended of which a fork still holds its pipes.
 _LOOK = 0.25
@@ -34,7 +34,7 @@ _LOOK = 0.25
 
 @dataclass(eq=False)
 class _Call:
-    """A request that is queued or under way. `alone`: no other call may be in its process, to tell whose fault it is."""
+    """A request, queued or under way. `alone`: no other call may be in its process, to tell whose fault it is."""
 
     target: Target
     kwargs: dict[str, Any] | None  # None: the function is only loaded
@@ -84,7 +84,13 @@ class WorkerPool:
     """
 
     def __init__(
-        self, num_workers: int, timeout: float, *, max_memory_gb: float = 4.0, most: int | None = None, quiet: bool = True
+        self,
+        num_workers: int,
+        timeout: float,
+        *,
+        max_memory_gb: float = 4.0,
+        most: int | None = None,
+        quiet: bool = True,
     ) -> None:
         """Starts nothing.
 
@@ -124,7 +130,7 @@ class WorkerPool:
         return self._add(_Call(target, kwargs))
 
     def load(self, target: Target) -> dict[str, Any]:
-        """Loads a function in a first process and returns what it `takes` (keywords, or None) and whether it `is_async`.
+        """Loads a function in a first process; returns what it `takes` (keywords, or None) and whether it `is_async`.
 
         Raises:
             RewardError: it cannot be loaded.
@@ -439,4 +445,3 @@ class WorkerPool:
         with suppress(OSError):
             if self._output is not None and self._output.stat().st_size == 0:
                 self._output.unlink()
-
