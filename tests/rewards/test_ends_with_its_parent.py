@@ -71,7 +71,11 @@ def _start(folder: Path, how: str) -> "subprocess.Popen[bytes]":
 def _took_to_end(program: "subprocess.Popen[bytes]", ends: signal.Signals) -> float:
     program.send_signal(ends)
     start = time.monotonic()
-    assert program.wait(20) != 0
+    try:
+        assert program.wait(20) != 0
+    finally:
+        program.kill()
+        program.wait()
     return time.monotonic() - start
 
 

@@ -54,10 +54,11 @@ class Guardian:
             self._process.stdin.write(f"{sign}{pid}\n".encode())
 
     def close(self) -> None:
-        """Ends it, and whatever group is left."""
+        """Ends it, when all that it watched over has ended; it does not see that where a fork holds its input open."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._process.kill()
         self._process.wait()
+        self._process.stdin.close()
 
 
 class Process:
