@@ -101,7 +101,9 @@ def sample(model: str, num_responses: int, max_tokens: int) -> list[Group]:
     return groups
 
 
-def updates(policy: Policy, config: Config, groups: list[Group], cut: Cut, *, own: bool) -> tuple[Any, dict[str, float]]:
+def updates(
+    policy: Policy, config: Config, groups: list[Group], cut: Cut, *, own: bool
+) -> tuple[Any, dict[str, float]]:
     """The first optimizer batch's gradient, and the figures of all updates of a step that moves nothing."""
     batch, world = GroupBatch.from_groups(groups), Alone()
     batch["token_level_rewards"] = batch["token_level_scores"]

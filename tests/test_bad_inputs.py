@@ -324,8 +324,8 @@ REWARDS: dict[str, tuple[Case, str]] = {
     ),
     "reward raises": (
         lambda b: [b.reward("raise KeyError('answer')")],
-        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: KeyError: 'answer' "
-        "(bad_reward.py, line 3). ... the function or the rows",
+        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: compute_score: KeyError: "
+        "'answer' (bad_reward.py, line 3). ... the function or the rows",
     ),
     "reward returns None": (
         lambda b: [b.reward("pass")],

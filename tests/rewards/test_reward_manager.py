@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,36 @@ def test_a_sum_is_never_partial(make_manager: Make, make_group: Make, write_modu
     manager = make_manager({"name": "gsm8k"}, {"name": "custom"}, path=path)
     group, other = make_group("72", "fail", ground_truth="?"), make_group("fail", "72")
     stats = manager.score([group, other])
-    none = "custom: returned None: return a number, or a dict with `score`"
+    none = "custom: compute_score: returned None: return a number, or a dict with `score`"
     assert outcomes(group) == [Outcome(abstained="gsm8k: the ground truth '?' is not a number"), Outcome(error=none)]
     assert outcomes(other) == [Outcome(error=none), Outcome(2.0, {"acc": 1.0}, "72")]
     assert float(stats["reward/errors"]) == 0.5
     assert float(stats["reward/abstained"]) == 0.25
     assert manager.first_error == f"f:0, response 1: {none}"
+
+
+def test_a_sum_beyond_float32_is_an_error(make_manager: Make, make_group: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(solution_str, **_): return float(solution_str)")
+    group = make_group("3e38", "1e38")
+    make_manager({"name": "custom", "weight": 2.0}, path=path).score([group])
+    large, small = outcomes(group)
+    assert large is not None
+    assert names(large.error, "6e+38", "float32")
+    assert small == Outcome(2e38)
+
+
+def test_a_file_can_be_called_in_this_process_which_is_said(make_group: Make, write_module: Make) -> None:
+    path = write_module("import os\ndef compute_score(**_): return os.getpid()")
+    group = make_group("a")
+    for inline in (True, False):
+        with RewardManager(RewardConfig(), CustomRewardConfig(path=str(path), inline=inline)) as manager:
+            manager.score([group])
+            said = manager.notices
+        (outcome,) = outcomes(group)
+        assert outcome is not None
+        assert (outcome.value == os.getpid()) == inline
+        assert not said or names(said[0], "compute_score", "reward.timeout=10", "lock")
+        assert bool(said) == inline
 
 
 def test_the_overlong_buffer_is_added(make_manager: Make, make_group: Make) -> None:
@@ -140,7 +165,7 @@ def test_the_overlong_buffer_is_added(make_manager: Make, make_group: Make) -> N
 def test_a_hanging_pattern_is_one_responses_error(make_manager: Make, make_group: Make) -> None:
     group = make_group("a" * 40 + "!", "aa")
     stats = make_manager({"name": "format", "kwargs": {"pattern": "(a|aa)+"}}, timeout=1).score([group])
-    assert outcomes(group) == [Outcome(error="timed out after 1 s"), Outcome(1.0)]
+    assert outcomes(group) == [Outcome(error="timed out after 1 s (reward.timeout)"), Outcome(1.0)]
     assert float(stats["reward/errors"]) == 0.5
 
 

@@ -48,14 +48,14 @@ def test_results_come_back_in_place(pool: WorkerPool) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("hang", "timed out after 1 s"),
-        ("compute", "timed out after 1 s"),
+        ("hang", "timed out after 1 s (reward.timeout)"),
+        ("compute", "timed out after 1 s (reward.timeout)"),
         ("crash", "the scoring process was ended by SIGSEGV"),
         ("leave", "the scoring process ended by itself with code 3"),
-        ("exits", "SystemExit: bye"),
-        ("fails", "KeyError: 'k'"),
-        ("hog", "ran out of memory (a scoring process may take 4 GiB)"),
-        ("odd", "TypeError: Object of type object is not JSON serializable"),
+        ("exits", "SystemExit: bye (worker_functions.py, line 8)"),
+        ("fails", "KeyError: 'k' (worker_functions.py, line 9)"),
+        ("hog", "MemoryError (worker_functions.py, line 11): it takes more than the 4 GiB of reward.max_memory_gb"),
+        ("odd", "returned a object: return a number, or a dict with `score`"),
         ("absent", "cannot be loaded: AttributeError: module 'worker_functions' has no attribute 'absent'"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_hang_is_stopped_in_time(pool: WorkerPool) -> None:
     assert pool.submit("worker_functions:double", x=1).result() == Outcome(2.0)
     start = time.monotonic()
     hung = [pool.submit("worker_functions:hang") for _ in range(2)]
-    assert [future.result().error for future in hung] == ["timed out after 1 s"] * 2
+    assert [future.result().error for future in hung] == ["timed out after 1 s (reward.timeout)"] * 2
     assert time.monotonic() - start < 4
 
 

@@ -84,7 +84,7 @@ def _run_file(file: str) -> None:
     sys.modules[name] = module  # before it runs: a dataclass looks its own module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's file may raise anything
+    except (Exception, SystemExit) as error:  # the user's file may raise anything, and end with an exit()
         del sys.modules[name]
         line = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(

@@ -126,8 +126,16 @@ class RewardConfig(Section):
         read_by=("train",),
         only_with=DISCRIMINATOR,
     )
-    num_workers: int = option(2, "Processes that score at the same time.", at_least=1)
-    timeout: float = option(10.0, "Seconds that one response may take to score.", above=0)
+    num_workers: int = option(
+        2,
+        "Processes that score at the same time; where calls of custom_reward_function wait rather than compute, "
+        "up to 64 of them run.",
+        at_least=1,
+    )
+    timeout: float = option(10.0, "Seconds that one response may take to score, from the start of the call.", above=0)
+    max_memory_gb: float = option(
+        4.0, "GiB that a process that scores may take; a call that needs more is an error of its response.", above=0
+    )
     on_error: str = option(
         "exclude",
         "A scorer that fails; exclude: the response is counted and left out of the update; raise: the run stops.",
@@ -146,3 +154,8 @@ class CustomRewardConfig(Section):
     path: str | None = option(None, "Python file of your own reward function; null: none.", path=True)
     name: str = option("compute_score", "Its name: name(data_source, solution_str, ground_truth, extra_info).")
     reward_kwargs: dict[str, Any] = option({}, "Further keyword arguments for it.")
+    inline: bool = option(
+        False,
+        "Call it in the trainer's process, for a function that needs its GPU or its objects; nothing can stop a call "
+        "that hangs there.",
+    )

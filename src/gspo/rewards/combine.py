@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gspo.algorithms.stats import Mean, Stat
 from gspo.groups import Outcome
 from gspo.rewards.base import Scorer
+from gspo.rewards.returned import FLOAT32_MAX
 
 __all__ = ["Judged", "Part", "combine", "reward_stats"]
 
@@ -47,6 +48,8 @@ def combine(outcomes: Judged) -> Outcome:
         terms[part.name] = (part.weight, outcome.value)
         for name, extra in outcome.extras.items():
             extras[f"{part.name}/{name}" if name in extras else name] = extra
+    if abs(value) > FLOAT32_MAX:
+        return Outcome(error=f"the weighted sum is {value:g}, beyond float32 (at most {FLOAT32_MAX:.2g})")
     return Outcome(value=value, extras=extras, answer=answer, terms=terms)
 
 

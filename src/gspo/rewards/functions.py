@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gspo.rewards.base import RewardError
 from gspo.rewards.builtin import BUILTINS
-from gspo.rewards.custom import check_function
+from gspo.rewards.loading import check_function
 
 __all__ = ["REWARD_REGISTRY", "named_functions", "register_reward", "registered"]
 

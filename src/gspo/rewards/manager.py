@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gspo.algorithms.stats import Stat
@@ -12,8 +13,9 @@ from gspo.groups import Group, Outcome, Prompt, Response
 from gspo.rewards.base import RewardError, Scorer
 from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_known_source, make_scorer
 from gspo.rewards.combine import Part, combine, reward_stats
-from gspo.rewards.custom import CustomScorer, load_function
+from gspo.rewards.custom import MAX_CALLS, FileScorer, InlineScorer
 from gspo.rewards.functions import named_functions, registered
+from gspo.rewards.loading import load_function
 from gspo.rewards.workers import WorkerPool
 
 __all__ = ["RewardManager"]
@@ -35,7 +37,7 @@ class RewardManager:
         source_optional: bool = False,
         functions: Any = None,
     ) -> None:
-        """Sets the functions up; no process starts before the first response.
+        """Sets the functions up. The user's file runs in a first process; the others start with the first response.
 
         Where the reward is a discriminator's (`source_optional`), a row that no function judges is abstained from.
 
@@ -52,13 +54,18 @@ class RewardManager:
         """
         self.first_error: str | None = None
         self._raise = config.on_error == "raise"
-        self._pool = WorkerPool(config.num_workers, config.timeout)
-        self._custom = _make_custom(config, custom)
+        self._pool = WorkerPool(config.num_workers, config.timeout, max_memory_gb=config.max_memory_gb)
         self._timeout = config.timeout
-        self._callers: list[CustomScorer] = [] if self._custom is None else [self._custom]
+        self._inline: dict[str, InlineScorer] = {}
+        self._file: FileScorer | None = None
         self._given = named_functions(functions) if functions is not None else {}
-        self._configured = self._configured_parts(config)
-        self._penalty = self._penalty_part(config, max_response_length)
+        try:
+            self._custom = self._own_function(config, custom)
+            self._configured = self._configured_parts(config)
+            self._penalty = self._penalty_part(config, max_response_length)
+        except BaseException:
+            self.close()
+            raise
         self._defaults: dict[str, Part] = {}
         self._source_optional = source_optional
 
@@ -112,10 +119,16 @@ class RewardManager:
                     raise RewardError(f"{prompt.uid}: {error}") from error
 
     def close(self) -> None:
-        """Ends the processes and threads that score."""
+        """Ends the processes that score, at once. Calls in this process are not waited for."""
         self._pool.close()
-        for caller in self._callers:
-            caller.close()
+        for scorer in (self._file, *self._inline.values()):
+            if scorer is not None:
+                scorer.close()
+
+    def keep_output(self, folder: Path) -> None:
+        """From now on what `custom_reward_function` prints goes to `reward_output.txt` of this folder."""
+        if self._file is not None:
+            self._file.keep_output(folder / "reward_output.txt")
 
     def __enter__(self) -> RewardManager:
         return self
@@ -139,13 +152,13 @@ class RewardManager:
 
     @property
     def notices(self) -> list[str]:
-        """What is to be said once, at the start: what functions that a program hands over can do to it."""
-        if not self._given:
+        """What is to be said once, at the start: what functions that run in this process can do to it."""
+        if not self._inline:
             return []
         return [
-            f"rewards: {', '.join(self._given)} run in this process; a call that takes longer than "
+            f"rewards: {', '.join(self._inline)} run in this process; a call that takes longer than "
             f"reward.timeout={self._timeout:g} s is an error of its response, and goes on in the background since "
-            "Python cannot stop it"
+            "Python cannot stop it; one that never releases the interpreter's lock stops the run"
         ]
 
     def unreadable(self, prompts: Iterable[Prompt]) -> list[str]:
@@ -166,13 +179,26 @@ class RewardManager:
             return False
         return any(cannot_read_truth(part.scorer, prompt) for part in self._parts(prompt))
 
-    def _calling(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> CustomScorer:
-        caller = CustomScorer(function, kwargs, self._timeout)
-        self._callers.append(caller)
-        return caller
+    def _calling(self, name: str, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> InlineScorer:
+        self._inline[name] = InlineScorer(function, name, kwargs, self._timeout)
+        return self._inline[name]
+
+    def _own_function(self, config: RewardConfig, custom: CustomRewardConfig) -> Scorer | None:
+        path, name, kwargs = custom.path, custom.name, custom.reward_kwargs
+        if path is None:
+            return None
+        if custom.inline:
+            return self._calling(name, load_function(path, name, kwargs, like_a_script=False), kwargs)
+        pool = WorkerPool(
+            config.num_workers, config.timeout, max_memory_gb=config.max_memory_gb, most=MAX_CALLS, quiet=False
+        )
+        self._file = FileScorer(path, name, kwargs, pool)
+        return self._file
 
     def _configured_parts(self, config: RewardConfig) -> list[Part]:
-        given = [Part(name, weight, self._calling(function, {})) for name, (weight, function) in self._given.items()]
+        given = [
+            Part(name, weight, self._calling(name, function, {})) for name, (weight, function) in self._given.items()
+        ]
         return [*self._named_parts(config), *given]
 
     def _named_parts(self, config: RewardConfig) -> list[Part]:
@@ -186,7 +212,7 @@ class RewardManager:
             if function.name in BUILTINS:
                 scorer = make_scorer(function.name, function.kwargs, self._pool)
             elif function.name != "custom":
-                scorer = self._calling(registered(function.name, function.kwargs), function.kwargs)
+                scorer = self._calling(name, registered(function.name, function.kwargs), function.kwargs)
             elif self._custom is None:
                 raise RewardError("reward.functions names `custom`: set custom_reward_function.path to its file")
             elif function.kwargs:
@@ -228,10 +254,3 @@ class RewardManager:
                 f"the reward failed for all {len(places)} responses; the first, {where}: {response.outcome.error}. "
                 "Correct the function or the rows"
             )
-
-
-def _make_custom(config: RewardConfig, custom: CustomRewardConfig) -> CustomScorer | None:
-    if custom.path is None:
-        return None
-    function = load_function(custom.path, custom.name, custom.reward_kwargs)
-    return CustomScorer(function, custom.reward_kwargs, config.timeout)

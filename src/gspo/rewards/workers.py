@@ -2,55 +2,160 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
+import selectors
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-import gspo
 from gspo.groups import Outcome
-from gspo.rewards.base import to_outcome
+from gspo.rewards.concurrency import TICK, Concurrency, computes
+from gspo.rewards.errors import RewardError, describe
+from gspo.rewards.process import Guardian, Process, Target
 
 __all__ = ["WorkerPool"]
 
-# Loading a scorer's libraries takes about a second; much more on a busy machine must not be taken for a hang.
-_LOAD_LIMIT = 120.0
+# Loading a function's libraries takes seconds, a model that it judges with longer, and much longer on a busy machine.
+_LOAD_LIMIT = 300.0
+# Beyond the limit that a coroutine is given: when it is up, the event loop itself does not answer.
+_GRACE = 1.0
+# A process is handed this many calls of a function whose calls take less than so many seconds: one to run, and others
+# for when it has answered, or else it would wait for the next as long as it computes.
+_HANDED, _CHEAP = 16, 0.005
+# Seconds between two looks whether a process has ended of which a fork still holds its pipes.
+_LOOK = 0.25
+
+
+@dataclass(eq=False)
+class _Call:
+    """A request, queued or under way. `alone`: no other call may be in its process, to tell whose fault it is."""
+
+    target: Target
+    kwargs: dict[str, Any] | None  # None: the function is only loaded
+    done: Future[Any] = field(default_factory=Future)
+    alone: bool = False
+    started: float | None = None
+
+    def fail(self, error: str) -> None:
+        if self.kwargs is None:
+            self.done.set_exception(RewardError(error))
+        else:
+            self.done.set_result(Outcome(error=f"{self.target.label}: {error}" if self.target.label else error))
+
+    def fail_to_load(self, error: str, *, names_file: bool = False) -> None:
+        if self.kwargs is None:
+            self.fail(error if names_file else f"{self.target.spec.get('file', self.target.name)}: {error}")
+        else:
+            self.fail(f"cannot be loaded: {error}")
+
+
+class _Worker:
+    """A process, and the calls that it was given: those that wait for their function to be loaded, and those sent."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.loading: tuple[Target, float] | None = None
+        self.held: list[_Call] = []
+        self.calls: dict[int, _Call] = {}
+        self.alone = False
+
+    @property
+    def num_calls(self) -> int:
+        return len(self.held) + len(self.calls)
 
 
 class WorkerPool:
-    """Calls functions of importable modules in `num_workers` processes, each call within `timeout` seconds.
+    """Calls functions in processes, each call within `timeout` seconds of its own start.
 
     A call that takes longer has its process killed and becomes an error; so does one whose process dies. The calls
-    next to it and after it are not affected. Processes start with the first call and end with the pool or its parent.
+    next to it and after it are not affected. A plain function has a process to itself. Coroutines share theirs: where
+    one of those dies or hangs, its calls are made again, each in a process to itself.
+
+    Processes start with the first call and end with the pool or, within a second, with this process.
+
+    Attributes:
+        shares: whether a process takes many calls at a time, which a coroutine can.
     """
 
-    def __init__(self, num_workers: int, timeout: float) -> None:
-        self._timeout = timeout
-        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="reward-worker")
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        self._workers = [_Worker() for _ in range(num_workers)]
-        for worker in self._workers:
-            self._idle.put(worker)
+    def __init__(
+        self,
+        num_workers: int,
+        timeout: float,
+        *,
+        max_memory_gb: float = 4.0,
+        most: int | None = None,
+        quiet: bool = True,
+    ) -> None:
+        """Starts nothing.
 
-    def submit(self, function: str, **kwargs: Any) -> Future[Outcome]:
-        """Calls `function` ("module:name") with these arguments, which must be JSON."""
-        return self._threads.submit(self._call, function, kwargs)
+        Args:
+            num_workers: calls that compute at the same time.
+            timeout: seconds that a call may take.
+            max_memory_gb: GiB that a process may take.
+            most: calls at the same time where they wait rather than compute; None: `num_workers`.
+            quiet: what functions print is dropped until `keep_output`; else it goes to standard error.
+        """
+        self.shares = False
+        self._num_workers, self._timeout = num_workers, timeout
+        self._max_bytes, self._quiet = int(max_memory_gb * 2**30), quiet
+        self._output: Path | None = None
+        self._concurrency = Concurrency(num_workers, most or num_workers)
+        self._guardian: Guardian | None = None
+        self._workers: list[_Worker] = []
+        self._queue: deque[_Call] = deque()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._number = 0
+        self._cheap = False
+        self._looked = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = self._sleeps = False
+        self._wakes, self._wake = -1, -1
+
+    def submit(self, target: str | Target, **kwargs: Any) -> Future[Outcome]:
+        """Calls a function with these arguments, which it gets copies of.
+
+        Args:
+            target: "module:name", or where a function of the user's is.
+        """
+        if isinstance(target, str):
+            target = Target(target, {"function": target})
+        return self._add(_Call(target, kwargs))
+
+    def load(self, target: Target) -> dict[str, Any]:
+        """Loads a function in a first process; returns what it `takes` (keywords, or None) and whether it `is_async`.
+
+        Raises:
+            RewardError: it cannot be loaded.
+        """
+        reply: dict[str, Any] = self._add(_Call(target, None)).result()
+        return reply
+
+    def keep_output(self, file: Path) -> None:
+        """From now on what functions print goes to the end of this file."""
+
+        def order() -> None:
+            self._output = file.absolute()
+            for worker in self._workers:
+                worker.process.send(("output", str(self._output)))
+
+        self._orders.append(order)
+        self._wake_up()
 
     def close(self) -> None:
-        """Ends the processes; calls that have not begun are cancelled."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.kill()
-        self._threads.shutdown(wait=True)
-        for worker in self._workers:
-            worker.discard()
+        """Ends the processes at once; calls that have not begun are cancelled."""
+        with self._lock:
+            self._closed, thread = True, self._thread
+        self._wake_up()
+        if thread is not None:
+            thread.join()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -58,98 +163,285 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _call(self, function: str, kwargs: dict[str, Any]) -> Outcome:
-        worker = self._idle.get()
+    def _add(self, call: _Call) -> Future[Any]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            if self._thread is None:
+                self._wakes, self._wake = os.pipe()
+                self._selector.register(self._wakes, selectors.EVENT_READ)
+                self._thread = threading.Thread(target=self._run, name="rewards", daemon=True)
+                self._thread.start()
+        self._queue.append(call)
+        self._wake_up()
+        return call.done
+
+    def _wake_up(self) -> None:
+        if self._sleeps:
+            self._sleeps = False
+            os.write(self._wake, b"w")
+
+    # All below runs in the pool's own thread.
+
+    def _run(self) -> None:
         try:
-            return worker.call(function, kwargs, self._timeout)
+            while not self._closed:
+                self._turn()
+        except BaseException as error:
+            self._fail_all(error)
+            raise
         finally:
-            self._idle.put(worker)
+            self._end()
 
+    def _turn(self) -> None:
+        while self._orders:
+            self._orders.popleft()()
+        while self._queue and (worker := self._choose(self._queue[0])) is not None:
+            self._give(worker, self._queue.popleft())
+        if self._queue and self._cheap and not self.shares:
+            self._hand_ahead()
+        queued = len(self._queue)
+        self._sleeps = True  # who adds something from here on wakes this thread
+        is_news = len(self._queue) != queued or self._orders or self._closed
+        events = self._selector.select(0.0 if is_news else self._wait())
+        self._sleeps = False
+        for key, mask in events:
+            if key.data is None:
+                os.read(self._wakes, 1 << 12)
+            elif key.data in self._workers:
+                self._serve(key.data, mask)
+        self._look(bool(events))
 
-class _Worker:
-    """One process, started when it is needed. Used by one thread at a time."""
+    def _wait(self) -> float | None:
+        """Seconds until something must be looked at."""
+        now = time.monotonic()
+        ends = [end - now for worker in self._workers if (end := self._end_of(worker)) is not None]
+        if not ends:
+            return TICK if self._queue else None
+        return max(0.0, min(*ends, TICK if self._queue else _LOOK))
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._loaded: set[str] = set()
+    def _end_of(self, worker: _Worker) -> float | None:
+        """When the process is to be killed."""
+        if worker.loading is not None:
+            return worker.loading[1] + _LOAD_LIMIT
+        allowed = self._timeout + _GRACE if self.shares else self._timeout
+        return min((call.started + allowed for call in worker.calls.values() if call.started), default=None)
 
-    def call(self, function: str, kwargs: dict[str, Any], timeout: float) -> Outcome:
+    def _choose(self, call: _Call) -> _Worker | None:
+        """The process for a call, started where need be; None: it has to wait."""
+        running = sum(worker.num_calls if self.shares else bool(worker.num_calls) for worker in self._workers)
+        if running >= self._concurrency.limit:
+            return None
+        free = [worker for worker in self._workers if not worker.num_calls]
+        for worker in free:
+            if call.target.name in worker.process.loaded:
+                return worker
+        if free:
+            return free[0]
+        if len(self._workers) < (self._num_workers if self.shares and not call.alone else self._concurrency.limit):
+            return self._start()
+        shared = [worker for worker in self._workers if not worker.alone]
+        return min(shared, key=lambda worker: worker.num_calls) if self.shares and shared and not call.alone else None
+
+    def _start(self) -> _Worker | None:
         try:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            if function not in self._loaded:
-                reply = self._exchange({"function": function, "limit": _LOAD_LIMIT}, _LOAD_LIMIT)
-                if "error" in reply:
-                    return Outcome(error=f"cannot be loaded: {reply['error']}")
-                self._loaded.add(function)
-            reply = self._exchange({"function": function, "kwargs": kwargs, "limit": timeout}, timeout)
-        except TimeoutError as error:
-            self.discard()
-            return Outcome(error=str(error))
-        except (BrokenPipeError, EOFError):
-            return Outcome(error=f"the scoring process {self._death()}")
-        return Outcome(error=reply["error"]) if "error" in reply else to_outcome(reply["result"])
+            if self._guardian is None:
+                self._guardian = Guardian()
+            worker = _Worker(Process(self._guardian, self._max_bytes, quiet=self._quiet))
+        except OSError as error:
+            if not self._workers:
+                self._queue.popleft().fail(f"the scoring process cannot be started: {error}")
+            return None
+        if self._output is not None:
+            worker.process.send(("output", str(self._output)))
+        self._workers.append(worker)
+        self._selector.register(worker.process.replies, selectors.EVENT_READ, worker)
+        return worker
 
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-
-    def discard(self) -> None:
-        """Kills the process and takes back what it held."""
-        if self._process is None:
+    def _give(self, worker: _Worker, call: _Call) -> None:
+        worker.alone = call.alone
+        if call.target.name in worker.process.loaded and call.kwargs is not None:
+            self._send(worker, call)
             return
-        process, self._process = self._process, None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        worker.held.append(call)
+        if worker.loading is None:
+            worker.loading = (call.target, time.monotonic())
+            worker.process.send(("load", call.target.spec))
+            self._watch(worker)
 
-    def _start(self) -> None:
-        self.discard()
-        self._loaded.clear()
-        package = str(Path(gspo.__file__).parents[1])
-        search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gspo.rewards.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            # One thread each, and the same order of sets and thus of sympy's terms in every process and run.
-            env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
-        )
+    def _hand_ahead(self) -> None:
+        share = min(_HANDED, 1 + len(self._queue) // len(self._workers))
+        for worker in self._workers:
+            if not worker.calls or len(worker.calls) > share // 2:
+                continue
+            while self._queue and len(worker.calls) < share and self._queue[0].target.name in worker.process.loaded:
+                self._send(worker, self._queue.popleft(), ahead=True)
+            worker.process.flush()
+            self._watch(worker)
 
-    def _exchange(self, request: dict[str, Any], limit: float) -> dict[str, Any]:
-        """Sends a request and waits for its reply.
+    def _send(self, worker: _Worker, call: _Call, *, ahead: bool = False) -> None:
+        self._number += 1
+        try:
+            worker.process.send(("call", self._number, call.target.name, call.kwargs, self._timeout), more=ahead)
+        except Exception as error:  # pickle passes on whatever a value's own methods raise
+            call.fail(
+                f"its row cannot be handed to another process ({describe(error)}): set "
+                "custom_reward_function.inline=true"
+            )
+            return
+        worker.calls[self._number] = call
+        if not ahead:
+            call.started = time.monotonic()
+            self._watch(worker)
 
-        Raises:
-            TimeoutError: no reply came within `limit` seconds.
-            EOFError, BrokenPipeError: the process died.
+    def _watch(self, worker: _Worker) -> None:
+        """Asks to be told when a process takes the rest of a long request."""
+        is_watched = worker.process.requests in self._selector.get_map()
+        if worker.process.has_unsent and not is_watched:
+            self._selector.register(worker.process.requests, selectors.EVENT_WRITE, worker)
+        elif is_watched and not worker.process.has_unsent:
+            self._selector.unregister(worker.process.requests)
+
+    def _serve(self, worker: _Worker, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            worker.process.flush()
+            self._watch(worker)
+        if not mask & selectors.EVENT_READ:
+            return
+        try:
+            replies = worker.process.read()
+        except EOFError:
+            self._died(worker)
+            return
+        for reply in replies:
+            if worker not in self._workers:
+                return
+            if "number" in reply:
+                self._answered(worker, reply)
+            else:
+                self._loaded(worker, reply)
+
+    def _loaded(self, worker: _Worker, reply: dict[str, Any]) -> None:
+        assert worker.loading is not None
+        (target, _), worker.loading = worker.loading, None
+        held, worker.held = worker.held, []
+        if "failed" not in reply:
+            worker.process.loaded.add(target.name)
+        for call in held:
+            if call.target.name != target.name:
+                self._give(worker, call)
+            elif "failed" in reply:
+                call.fail_to_load(reply["failed"], names_file=reply["names_file"])
+            elif call.kwargs is None:
+                self.shares = reply["is_async"]
+                call.done.set_result(reply)
+            else:
+                self._send(worker, call)
+
+    def _answered(self, worker: _Worker, reply: dict[str, Any]) -> None:
+        call = worker.calls.pop(reply.pop("number"), None)
+        spent = reply.pop("spent", False)
+        if call is not None:
+            now = time.monotonic()
+            self._cheap = call.started is not None and now - call.started < _CHEAP
+            if not self.shares and worker.calls:
+                next(iter(worker.calls.values())).started = now
+            if "error" in reply and reply["error"] is not None:
+                call.fail(reply["error"])
+            else:
+                call.done.set_result(Outcome(**reply))
+        if spent and not self.shares:
+            self._discard(worker)
+            self._queue.extendleft(reversed(worker.calls.values()))
+
+    def _look(self, has_news: bool) -> None:
+        """Kills what takes too long, finds what has died unseen, and learns how many calls may run."""
+        now = time.monotonic()
+        for worker in list(self._workers):
+            end = self._end_of(worker)
+            if end is not None and now >= end:
+                self._expired(worker)
+        if not has_news and now - self._looked >= _LOOK:
+            self._looked = now
+            for worker in [worker for worker in self._workers if worker.process.has_ended]:
+                self._died(worker)
+        if not has_news and self._queue:
+            self._observe(now)
+
+    def _observe(self, now: float) -> None:
+        under_way = [
+            worker
+            for worker in self._workers
+            if (starts := [call.started for call in worker.calls.values() if call.started is not None])
+            and now - max(starts) > TICK / 2
+        ]
+        computing = sum(worker.loading is not None for worker in self._workers)
+        computing += sum(computes(worker.process.pid) for worker in under_way)
+        running = sum(len(worker.calls) if self.shares else 1 for worker in under_way)
+        self._concurrency.observe(running, computing)
+
+    def _expired(self, worker: _Worker) -> None:
+        if worker.loading is not None:
+            self._discard(worker)
+            for call in worker.held:
+                call.fail_to_load(f"did not load within {_LOAD_LIMIT:g} s: what it does when it is imported must end")
+            return
+        self._discard(worker)
+        said = f"timed out after {self._timeout:g} s (reward.timeout)"
+        if self.shares:
+            said += " and blocked the event loop: await what takes long, or make it a plain def"
+        self._blame(worker, said)
+
+    def _died(self, worker: _Worker) -> None:
+        how = f"the scoring process {self._discard(worker)}"
+        if worker.loading is not None:
+            for call in worker.held:
+                call.fail_to_load(f"{how} while it was imported")
+            return
+        self._blame(worker, how)
+
+    def _blame(self, worker: _Worker, error: str) -> None:
+        """The call that a process went with has this error; what it was only handed ahead is called elsewhere.
+
+        Of several coroutines it is not known which it was: they are called again, each in a process to itself.
         """
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        descriptor, reply = self._process.stdout.fileno(), b""
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        deadline = time.monotonic() + limit
-        message = memoryview(json.dumps(request).encode() + b"\n")
-        while message:
-            message = message[self._process.stdin.write(message) :]
-        while not reply.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                raise TimeoutError(f"timed out after {limit:g} s")
-            part = os.read(descriptor, 1 << 16)
-            if not part:
-                raise EOFError
-            reply += part
-        answer: dict[str, Any] = json.loads(reply)
-        return answer
+        calls = list(worker.calls.values())
+        if calls and (not self.shares or len(calls) == 1):
+            calls.pop(0).fail(error)
+        for call in reversed(calls):
+            call.alone, call.started = self.shares, None
+            self._queue.appendleft(call)
 
-    def _death(self) -> str:
-        assert self._process is not None
-        code = self._process.wait()
-        self.discard()
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with code {code}"
+    def _discard(self, worker: _Worker) -> str:
+        self._workers.remove(worker)
+        for descriptor in (worker.process.requests, worker.process.replies):
+            if descriptor in self._selector.get_map():
+                self._selector.unregister(descriptor)
+        return worker.process.end()
+
+    def _fail_all(self, error: BaseException) -> None:
+        calls = [call for worker in self._workers for call in (*worker.held, *worker.calls.values())]
+        for call in (*calls, *self._queue):
+            if not call.done.done():
+                call.done.set_exception(error)
+
+    def _end(self) -> None:
+        for worker in list(self._workers):
+            how = self._discard(worker)
+            for call in (*worker.held, *worker.calls.values()):
+                if call.started is None:
+                    call.done.cancel()
+                elif not call.done.done():
+                    call.fail(f"the scoring process {how}")
+        for call in self._queue:
+            call.done.cancel()
+        if self._guardian is not None:
+            self._guardian.close()
+        self._selector.close()
+        with self._lock:
+            for descriptor in (self._wakes, self._wake):
+                os.close(descriptor)
+            self._sleeps = False
+        with suppress(OSError):
+            if self._output is not None and self._output.stat().st_size == 0:
+                self._output.unlink()

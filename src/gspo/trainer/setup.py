@@ -89,6 +89,8 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 only_validates=trainer.val_only,
             )
         )
+        if given.reward_manager is None:
+            rewards.keep_output(frame.folder)
         run = Assembly(config, given, ground, kind, stages, models, rewards, frame, total_steps).run()
         stack.callback(run.engine.close)
         run.begin(frame.found)
