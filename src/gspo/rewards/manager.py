@@ -169,9 +169,10 @@ class RewardManager:
         rows = [prompt for prompt in prompts if self._cannot_read(prompt)]
         if not rows:
             return []
+        first = f"{rows[0].uid} ({str(rows[0].ground_truth)[:80]!r})"
         return [
-            f"rewards: {len(rows)} row{'s have' if len(rows) > 1 else ' has'} a ground truth that cannot be read, the first "
-            f"{rows[0].uid} ({str(rows[0].ground_truth)[:80]!r}): no response to such a row is scored; correct or remove it"
+            f"rewards: {len(rows)} row{'s have' if len(rows) > 1 else ' has'} a ground truth that cannot be read, the "
+            f"first {first}: no response to such a row is scored; correct or remove it"
         ]
 
     def _cannot_read(self, prompt: Prompt) -> bool:
