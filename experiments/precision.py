@@ -101,10 +101,8 @@ def sample(model: str, num_responses: int, max_tokens: int) -> list[Group]:
     return groups
 
 
-def updates(
-    policy: Policy, config: Config, groups: list[Group], cut: Cut, *, own: bool
-) -> tuple[Any, dict[str, float]]:
-    """The first optimizer batch's gradient, and the figures of all updates of a step that moves nothing."""
+def updates(policy: Policy, config: Config, groups: list[Group], cut: Cut, *, own: bool) -> dict[str, Any]:
+    """The figures of all updates of a step that moves nothing, with the first optimizer batch's `gradient`."""
     batch, world = GroupBatch.from_groups(groups), Alone()
     batch["token_level_rewards"] = batch["token_level_scores"]
     add_advantages(batch, config.algorithm, world)
@@ -115,7 +113,8 @@ def updates(
     actor = Capturing(policy, replace(config.actor.optim, lr=0.0), 10)
     noise = RatioNoise(policy, 1.0, cut, config.loss_facts, (3e-4, 4e-4), 1, lambda _: None, world)
     update = PolicyUpdate(actor, config.actor, 1.0, cut, PhaseClock(), world, noise=noise)
-    return actor.gradient, to_floats(update.update(batch, 1)) | {"gradient": actor.gradient}  # type: ignore[dict-item]
+    figures: dict[str, Any] = dict(to_floats(update.update(batch, 1)))
+    return figures | {"gradient": actor.gradient}
 
 
 def rounding(model: str, num_responses: int, max_tokens: int) -> list[dict[str, Any]]:
@@ -126,8 +125,8 @@ def rounding(model: str, num_responses: int, max_tokens: int) -> list[dict[str, 
         policy = load_policy(config.policy_model, load_actor_tokenizer(config.policy_model), "cpu", 256)
         for own in (True, False):
             wide = Cut.of_actor(config.actor, 1)
-            _, figures = updates(policy, config, groups, wide, own=own)
-            _, other = updates(policy, config, groups, replace(wide, max_responses=3), own=own)
+            figures = updates(policy, config, groups, wide, own=own)
+            other = updates(policy, config, groups, replace(wide, max_responses=3), own=own)
             first, second = (both.pop("gradient") for both in (figures, other))
             rows.append(
                 {
@@ -145,8 +144,8 @@ def rounding(model: str, num_responses: int, max_tokens: int) -> list[dict[str, 
 
 
 def rounding_table(rows: list[dict[str, Any]]) -> str:
-    head = "| products | old log-probabilities from | responses clipped | ratio from | to | `actor/ratio_noise` | gradient, another split |"
-    lines = [head, "|---|---|---:|---:|---:|---:|---:|"]
+    columns = "products", "old log-probabilities from", "responses clipped", "ratio from", "to", "`actor/ratio_noise`"
+    lines = [f"| {' | '.join(columns)} | gradient, another split |", "|---|---|---:|---:|---:|---:|---:|"]
     for row in rows:
         lines.append(
             f"| {row['products']} | {row['old']} | {row['clipped']:.1%} | 1 {row['ratio_min'] - 1:+.1e} | "
