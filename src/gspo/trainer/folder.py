@@ -11,8 +11,8 @@ from typing import Any
 
 from gspo.checkpoint import Checkpoint, CheckpointError, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError, load_config, render
-from gspo.config.schema import TrainerConfig, to_dict
-from gspo.config.secrets import masked
+from gspo.config.printing import shown
+from gspo.config.schema import TrainerConfig
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 
 __all__ = ["find_checkpoint", "folder_of", "hold", "nothing_to_train", "open_tracker", "run_folder", "write_config"]
@@ -127,7 +127,7 @@ def write_config(folder: Path, config: Config, step: int) -> list[str]:
     lines = []
     if file.exists():
         earlier = load_config(str(folder), "config", external=False)
-        before, after = (_flat(masked(to_dict(each))) for each in (earlier, config))
+        before, after = (_flat(shown(each)) for each in (earlier, config))
         changed = [
             f"{key}: {before.get(key)} -> {after.get(key)}"
             for key in sorted({*before, *after})
@@ -158,7 +158,7 @@ def open_tracker(
         folder,
         trainer.project_name,
         trainer.experiment_name or folder.name,
-        masked(to_dict(config)),
+        shown(config),
         resume_step,
         console,
         amends=only_validates,
