@@ -11,7 +11,7 @@ import pytest
 from messages import names
 
 from gspo.cli import main
-from gspo.commands.compare import make_jobs
+from gspo.commands.compare import make_jobs, parse_variant
 from gspo.config import ConfigError, load_config, render, require_keys
 from gspo.config.schema import to_dict
 from gspo.config.secrets import hidden_keys, is_secret, masked, masked_text
@@ -181,3 +181,22 @@ def test_a_comparison_goes_on_with_another_secret(tmp_path: Path) -> None:
     (first.folder / "config.yaml").write_text(render(first.config))
     assert not first.is_finished
     assert not job("sk-other").is_finished
+
+
+def test_an_evaluation_writes_none(tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text(REWARD)
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a"}\n')
+    command = ["eval", str(tiny_model_folder), "--data", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "out")]
+    own = [f"custom_reward_function.path={tmp_path / 'own.py'}", f"+{KWARGS}.api_key={VALUE}"]
+    assert main([*command, "--set", "data.max_response_length=4", *own]) == 0
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["settings"]["set"] == ["data.max_response_length=4", own[0], f"+{KWARGS}.api_key=***"]
+    assert VALUE not in "".join([json.dumps(content), *capsys.readouterr()])
+
+
+def test_the_command_line_and_variants_hide_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", f"--api-key={VALUE}"])
+    with pytest.raises(ConfigError) as caught:
+        parse_variant(f"a b:{KWARGS}.api_key={VALUE}")
+    assert VALUE not in str(caught.value) + "".join(capsys.readouterr())

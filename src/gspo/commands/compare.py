@@ -19,8 +19,8 @@ from rich.table import Table
 
 from gspo.config import Config, ConfigError, load_config, require_keys, require_supported
 from gspo.config.paths import expanded
-from gspo.config.schema import to_dict
-from gspo.config.secrets import masked, masked_text
+from gspo.config.printing import shown
+from gspo.config.secrets import masked_text
 from gspo.observe.report import FIGURES, Variant, build_comparison, cell, read_curves
 from gspo.trainer import train
 
@@ -53,7 +53,7 @@ class Job:
             ConfigError: its folder holds a run with other settings.
         """
         written = self.folder / "config.yaml"
-        if written.exists() and _shown(load_config(str(self.folder), "config", external=False)) != _shown(self.config):
+        if written.exists() and shown(load_config(str(self.folder), "config", external=False)) != shown(self.config):
             raise ConfigError(
                 f"{self.folder} holds a run with other settings (its config.yaml differs): name another folder with "
                 "--out, or remove this one to run it again"
@@ -64,12 +64,6 @@ class Job:
         """Trains, from the newest checkpoint where there is one."""
         train(self.config)
         (self.folder / _FINISHED).touch()
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    """The settings as `config.yaml` shows them: a secret is hidden there, and another one is no other setting."""
-    tree: dict[str, Any] = masked(to_dict(config))
-    return tree
 
 
 def parse_variant(text: str) -> tuple[str, list[str]]:
@@ -173,16 +167,16 @@ def compare(jobs: Sequence[Job], settings: dict[str, list[str]], out: Path) -> l
 def _write(variants: Sequence[Variant], settings: dict[str, list[str]], out: Path) -> None:
     text = json.dumps(summary(variants, settings), indent=2, ensure_ascii=False)
     (out / "compare.json").write_text(text + "\n", encoding="utf-8")
-    shown = {name: ", ".join(map(masked_text, overrides)) for name, overrides in settings.items()}
-    build_comparison(out / "compare.html", " / ".join(variant.name for variant in variants), variants, shown)
+    listed = {name: ", ".join(map(masked_text, overrides)) for name, overrides in settings.items()}
+    build_comparison(out / "compare.html", " / ".join(variant.name for variant in variants), variants, listed)
 
 
 def compare_command(args: argparse.Namespace) -> int:
     """`gspo compare` with its parsed arguments."""
     settings = dict(map(parse_variant, args.variants))
     if len(settings) < len(args.variants):
-        shown = " ".join(map(masked_text, args.variants))
-        raise ConfigError(f"--variants: two of {shown} have the same name: give each its own")
+        named = " ".join(map(masked_text, args.variants))
+        raise ConfigError(f"--variants: two of {named} have the same name: give each its own")
     seeds = list(dict.fromkeys(args.seeds))
     out = expanded(args.out, "--out")
     jobs = make_jobs(args.config_path, args.config_name, args.overrides, settings, seeds, out)

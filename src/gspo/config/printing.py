@@ -14,14 +14,20 @@ from gspo.config.fields import Section, to_dict
 from gspo.config.schema import Config
 from gspo.config.secrets import masked
 
-__all__ = ["render"]
+__all__ = ["render", "shown"]
 
 _WIDTH = 120
 
 
 def render(config: Config) -> str:
     """The whole tree as commented YAML, secrets hidden. Loading the text gives an equal configuration but for those."""
-    return "\n".join(_lines(config, masked(to_dict(config)), "")).lstrip() + "\n"
+    return "\n".join(_lines(config, shown(config), "")).lstrip() + "\n"
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """The tree as it is printed, logged and compared with a printed one: plain values, secrets hidden."""
+    tree: dict[str, Any] = masked(to_dict(config))
+    return tree
 
 
 def _lines(node: Section, tree: dict[str, Any], indent: str) -> Iterator[str]:

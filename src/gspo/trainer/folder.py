@@ -11,8 +11,8 @@ from pathlib import Path
 
 from gspo.checkpoint import Checkpoint, CheckpointError, clear_drafts, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError
-from gspo.config.schema import TrainerConfig, to_dict
-from gspo.config.secrets import masked
+from gspo.config.printing import shown
+from gspo.config.schema import TrainerConfig
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 from gspo.observe.jsonl import read_jsonl
 
@@ -158,7 +158,7 @@ def open_tracker(
         folder,
         trainer.project_name,
         trainer.experiment_name or folder.name,
-        masked(to_dict(config)),
+        shown(config),
         resume_step,
         console,
         amends=only_validates,

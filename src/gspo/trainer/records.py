@@ -8,8 +8,7 @@ from typing import Any
 
 from gspo.checkpoint import replace_text
 from gspo.config import Config, load_config, render
-from gspo.config.schema import to_dict
-from gspo.config.secrets import masked
+from gspo.config.printing import shown
 
 __all__ = ["trained_otherwise", "write_config"]
 
@@ -109,7 +108,7 @@ def _free(folder: Path, stem: str) -> Path:
 def _changes(file: Path, config: Config) -> dict[str, str]:
     """Key -> a line, for each that differs."""
     earlier = load_config(str(file.parent), file.stem, external=False)
-    before, after = (_flat(masked(to_dict(each))) for each in (earlier, config))
+    before, after = (_flat(shown(each)) for each in (earlier, config))
     return {
         key: f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted({*before, *after})
