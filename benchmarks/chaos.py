@@ -6,8 +6,8 @@ Kills: a tiny run of each kind is killed by SIGKILL at random moments (also in t
 and started again by the same command until N kills have come; every end is compared with that of an undisturbed run:
 each metric, sample, weight, optimizer moment, key of `state.json` and byte of the exported model.
 
-Damage: of a run that was stopped after three of its four steps, each file of the newest checkpoint is changed in one
-bit, cut in half and removed, in turn, and the run is started again: it must come to the same end, or fail in one line.
+Damage: of a run that was stopped after three of its steps, each file of the newest checkpoint is changed in one bit,
+cut in half and removed, in turn, and the run is started again: it must come to the same end, or fail in one line.
 
 It prints a line for each kind and exits with 1 where a bit differs, an export is lost, a process is left behind, or a
 damaged file does something else than that.

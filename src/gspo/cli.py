@@ -7,10 +7,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from gspo import __version__
-from gspo.signals import Stopped, handled, leave_at_once, let_go_of_terminal
+from gspo.signals import Stopped, handled, is_importing, leave_at_once, let_go_of_terminal
 
 __all__ = ["main"]
 
@@ -21,13 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 1 for an error of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
     asked: list[int] = []
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         """Unwinds, so that what was opened is closed; a second signal does not wait for that."""
-        if asked:
-            leave_at_once(number)
-        asked.append(number)
         if number == signal.SIGHUP:
             let_go_of_terminal()
+        if asked:
+            leave_at_once(number)
+        if is_importing(frame):  # an exception within a library's C++ would end in its own traceback
+            print("gspo: stopped", file=sys.stderr, flush=True)
+            leave_at_once(number)
+        asked.append(number)
         raise Stopped(number)
 
     try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stopped", "handled", "leave_at_once", "let_go_of_terminal"]
+__all__ = ["Stopped", "handled", "is_importing", "leave_at_once", "let_go_of_terminal"]
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
@@ -58,6 +58,15 @@ def let_go_of_terminal() -> None:
         except OSError:
             os.dup2(devnull, descriptor)
     os.close(devnull)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether the code of this frame runs for an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def leave_at_once(number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import pty
@@ -22,7 +23,7 @@ from gspo.api import Trainer
 from gspo.checkpoint import load_checkpoint
 from gspo.cli import main
 from gspo.config import load_config
-from gspo.signals import Stopped, handled
+from gspo.signals import Stopped, handled, is_importing
 from gspo.trainer import assembly
 from gspo.trainer.validation import Validation
 
@@ -63,7 +64,7 @@ def start(run_overrides: Overrides, tmp_path: Path) -> Iterator[Start]:
 
 def until_step(folder: Path, step: int) -> None:
     """Waits until the run has logged this step."""
-    for _ in range(600):
+    for _ in range(2400):
         file = folder / "metrics.jsonl"
         lines = file.read_text().splitlines() if file.is_file() else []
         if lines and json.loads(lines[-1])["step"] >= step:
@@ -80,7 +81,7 @@ def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
     process = start()
     until_step(tmp_path / "run", 1)
     os.killpg(process.pid, number)  # as a terminal and schedulers do: the processes that score get it too
-    output, said = process.communicate(timeout=60)
+    output, said = process.communicate(timeout=120)
     assert process.returncode == code, said
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("global_step_*")
     step = load_checkpoint(checkpoint).step
@@ -100,8 +101,8 @@ def test_a_second_one_leaves_at_once_and_says_that_nothing_was_saved(start: Star
     time.sleep(0.3)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - began < 20
     assert process.returncode == 143
     assert names(said, "gspo: stopped", "at once, in step", "no checkpoint")
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -121,7 +122,7 @@ def test_a_terminal_that_is_closed(start: Start, tmp_path: Path) -> None:
         seen += part
     assert b"\x1b[?25l" in seen  # the live view, which hides the cursor
     os.close(main_end)
-    assert process.wait(60) == 129
+    assert process.wait(120) == 129
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("global_step_*")
     assert load_checkpoint(checkpoint).step >= 1
 
@@ -143,9 +144,17 @@ def test_ctrl_c_in_the_first_seconds_is_one_line(wait: float, start: Start) -> N
     process = start()
     time.sleep(wait)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert names(said, "gspo: stopped")
+
+
+def test_one_within_an_import_does_not_unwind_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "looks_around.py").write_text("import sys\nframe = sys._getframe()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert is_importing(importlib.import_module("looks_around").frame)
+    assert not is_importing(sys._getframe())
+    assert not is_importing(None)
 
 
 def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
