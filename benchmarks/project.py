@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from workloads import Workload, prepare_apart, read_prompts, token_reward
 
 from gspo.algorithms.stats import Mean, Stat, to_floats
 from gspo.config import Config, load_config
-from gspo.groups import Group, Outcome
+from gspo.groups import Group, Outcome, Prompt
 from gspo.rewards import RewardManager
 from gspo.trainer import Given, TrainRun, opened
 
@@ -60,6 +60,17 @@ class TokenRewards:
 
     def __init__(self, *, configured: bool) -> None:
         self.configured = configured
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Every row can be scored."""
+
+    def unreadable(self, prompts: Iterable[Prompt]) -> list[str]:
+        """No row has a ground truth."""
+        del prompts
+        return []
+
+    def keep_output(self, folder: Path) -> None:
+        """Nothing is printed."""
 
     def score(self, groups: Sequence[Group], *, by_source: bool = True) -> dict[str, Stat]:
         """Sets every response's outcome. With a discriminator there is no other reward, and this is not called."""

@@ -552,9 +552,12 @@ def broken(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, con
     return (log_prob * torch.inf).sum(), {}
 """
     module = bench.file("broken.py", loss, "algorithm.external_modules")
-    steps = trains(tmp_path, run_overrides(module, f"{ACTOR}.policy_loss=broken"))
+    assert main(["train", *run_overrides(module, f"{ACTOR}.policy_loss=broken")]) == 1  # nothing was learned
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [step["actor/skipped_steps"] for step in steps] == [1.0, 1.0]
-    told = [line for line in capsys.readouterr().out.splitlines() if "a gradient was NaN or infinite" in line]
+    printed = capsys.readouterr()
+    assert names(printed.err, "every optimizer step of the actor was left out (4)")
+    told = [line for line in printed.out.splitlines() if "a gradient was NaN or infinite" in line]
     assert len(told) == 1
     assert told[0].startswith("a gradient was NaN or infinite in step 1: its optimizer step was left out")
 

@@ -13,7 +13,7 @@ from messages import names
 from gspo.cli import main
 from gspo.config import ConfigError
 from gspo.config.schema import TrainerConfig
-from gspo.trainer.folder import _OWN_FILES, hold, run_folder
+from gspo.trainer.folder import _PARTS, hold, run_folder
 
 
 def section(folder: Path | str) -> TrainerConfig:
@@ -83,4 +83,4 @@ def test_all_that_a_run_writes_is_known(tmp_path: Path, run_overrides: Callable[
         assert main(["train", *run_overrides(*more)]) == 0
     written = {file.name for file in (tmp_path / "run").iterdir()} - {".lock"}
     assert {"checkpoints", "config-until-step-1.yaml", "huggingface", "tensorboard"} <= written
-    assert [name for name in written if not any(fnmatch(name, pattern) for pattern in _OWN_FILES)] == []
+    assert [name for name in written if not any(fnmatch(name, pattern) for pattern in ("checkpoints", *_PARTS))] == []

@@ -73,14 +73,14 @@ def test_samples_of_another_policy_do_not_serve_and_that_is_said(
 
     def off(*arguments: Any) -> tuple[Tensor, Tensor]:
         tokens, log_probs = original(*arguments)
-        return tokens, log_probs - 0.5
+        return tokens, log_probs - 0.005
 
     monkeypatch.setattr(local, "sample_tokens", off)
     counted = passes(monkeypatch)
     train(load_config(overrides=run_overrides(*STEPS)))
     assert len(counted) == 3
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("log-probabilities of the samples differ from the policy's by up to 0.5 nats") == 1
+    assert said.count("log-probabilities of the samples differ from the policy's by up to 0.005 nats") == 1
 
 
 def test_bypass_and_correction_exclude_each_other() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, find_latest, load_checkpoint
 from gspo.config import Config, load_config
+from gspo.config.paths import expanded
 from gspo.config.schema import ModelConfig
 from gspo.models import Policy, end_token_ids, load_actor_tokenizer, load_policy
 
@@ -45,12 +46,12 @@ def export_checkpoint(
         ValueError: there is no such checkpoint, the model that the run began with is not there, or `out` holds
             something else; says what to do.
     """
-    path = Path(source).expanduser()
+    path = expanded(str(source), "the run or checkpoint")
     checkpoint = _find(path, step, say)
     run = _run_of(checkpoint)
     newest = step is None and not is_checkpoint(path)
     default = run / ("huggingface" if newest else f"huggingface-step-{checkpoint.step}")
-    folder = default if out is None else Path(out).expanduser()
+    folder = default if out is None else expanded(str(out), "--out")
     _check_out(folder)
     model = began_with(checkpoint, config)
     try:

@@ -39,6 +39,8 @@ _PARTS = (
     "huggingface*",
     "initial_*",
     "report.html",
+    "reward_output.txt",
+    "finished",
 )
 _DRAFTS = (".*.yaml.tmp", "metrics.jsonl.tmp", "samples.jsonl.tmp", "huggingface*.tmp", "initial_*.tmp")
 
