@@ -305,6 +305,7 @@ def evaluate(
                 resolved.custom_reward_function,
                 max_response_length=sampling.max_tokens,
                 functions=rewards,
+                tokenizer=reader,
             )
         )
         batch_size = data_section.val_batch_size

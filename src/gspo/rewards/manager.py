@@ -14,6 +14,7 @@ from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_k
 from gspo.rewards.combine import Part, combine, reward_stats
 from gspo.rewards.custom import CustomScorer, load_function
 from gspo.rewards.functions import named_functions, registered
+from gspo.rewards.seen import KeptTokens
 from gspo.rewards.workers import WorkerPool
 
 __all__ = ["RewardManager"]
@@ -34,6 +35,7 @@ class RewardManager:
         max_response_length: int | None = None,
         source_optional: bool = False,
         functions: Any = None,
+        tokenizer: Any = None,
     ) -> None:
         """Sets the functions up; no process starts before the first response.
 
@@ -46,6 +48,7 @@ class RewardManager:
             source_optional: abstain from a row without a ground truth, or whose data source no function is known for;
                 else that is an error.
             functions: reward functions as objects, added to those that `config` names (see `named_functions`).
+            tokenizer: the policy's, which spells the special tokens that `reward.keep_special_tokens` names.
 
         Raises:
             RewardError: a function or one of its settings cannot be used.
@@ -61,6 +64,17 @@ class RewardManager:
         self._penalty = self._penalty_part(config, max_response_length)
         self._defaults: dict[str, Part] = {}
         self._source_optional = source_optional
+        self._keep, self._kept = config.keep_special_tokens, None
+        if tokenizer is not None:
+            self.spells_with(tokenizer)
+
+    def spells_with(self, tokenizer: Any) -> None:
+        """Takes the tokenizer of the responses that follow, where `reward.keep_special_tokens` needs it.
+
+        Raises:
+            RewardError: a name in that key is not a special token of the tokenizer.
+        """
+        self._kept = KeptTokens(self._keep, tokenizer) if self._keep else None
 
     @property
     def configured(self) -> bool:
@@ -84,8 +98,9 @@ class RewardManager:
         ]
         parts = [self._parts(prompt, by_source) for prompt, _, _ in places]
         pending = [
-            [part.scorer.submit(prompt, response) for part in row]
+            [part.scorer.submit(prompt, seen) for part in row]
             for row, (prompt, _, response) in zip(parts, places, strict=True)
+            for seen in [response if self._kept is None else self._kept(response)]
         ]
         judged = [
             [(part, future.result()) for part, future in zip(row, futures, strict=True)]
@@ -142,8 +157,9 @@ class RewardManager:
         if not rows:
             return []
         return [
-            f"rewards: {len(rows)} row{'s have' if len(rows) > 1 else ' has'} a ground truth that cannot be read, the first "
-            f"{rows[0].uid} ({str(rows[0].ground_truth)[:80]!r}): no response to such a row is scored; correct or remove it"
+            f"rewards: {len(rows)} row{'s have' if len(rows) > 1 else ' has'} a ground truth that cannot be read, the "
+            f"first {rows[0].uid} ({str(rows[0].ground_truth)[:80]!r}): no response to such a row is scored; "
+            "correct or remove it"
         ]
 
     def _cannot_read(self, prompt: Prompt) -> bool:

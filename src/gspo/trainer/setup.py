@@ -57,6 +57,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 max_response_length=data.max_response_length,
                 source_optional=kind.distils,
                 functions=given.rewards,
+                tokenizer=tokenizer,
             )
         )
         stages = kind.stages(trainer, ground.sampler.batches_per_epoch)
