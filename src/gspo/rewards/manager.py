@@ -64,7 +64,8 @@ class RewardManager:
         self._penalty = self._penalty_part(config, max_response_length)
         self._defaults: dict[str, Part] = {}
         self._source_optional = source_optional
-        self._keep, self._kept = config.keep_special_tokens, None
+        self._keep = config.keep_special_tokens
+        self._kept: KeptTokens | None = None
         if tokenizer is not None:
             self.spells_with(tokenizer)
 
