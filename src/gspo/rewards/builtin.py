@@ -19,7 +19,7 @@ from gspo.rewards.seen import opens_thoughts, with_opening
 from gspo.rewards.truth import gsm8k_truth, math_truth
 from gspo.rewards.workers import WorkerPool
 
-__all__ = ["BUILTINS", "cannot_read_truth", "function_for", "make_scorer"]
+__all__ = ["BUILTINS", "cannot_read_truth", "function_for", "make_scorer", "says_correct"]
 
 # Data sources, matched in lower case from their start, and their functions. The names are those in use for verl.
 _DEFAULTS = (
@@ -152,6 +152,13 @@ def function_for(data_source: str) -> str:
         f"no built-in reward is known for data_source={data_source!r}: name one, as in "
         f"reward.functions=[{{name: math}}] (there are {', '.join(BUILTINS)}), "
         "or set custom_reward_function.path to a file with your own"
+    )
+
+
+def says_correct(scorer: Scorer) -> bool:
+    """Whether a built-in scorer says `acc` of each response that it judges."""
+    return (isinstance(scorer, _Here) and scorer.reads is not None) or (
+        isinstance(scorer, _InWorker) and not scorer.function.endswith(":score_format")
     )
 
 

@@ -10,7 +10,7 @@ from gspo.algorithms.stats import Stat
 from gspo.config.schema_data import CustomRewardConfig, RewardConfig
 from gspo.groups import Group, Outcome, Prompt, Response
 from gspo.rewards.base import RewardError, Scorer
-from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_known_source, make_scorer
+from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_known_source, make_scorer, says_correct
 from gspo.rewards.combine import Part, combine, reward_stats
 from gspo.rewards.custom import CustomScorer, load_function
 from gspo.rewards.functions import named_functions, registered
@@ -149,6 +149,25 @@ class RewardManager:
             "Python cannot stop it"
         ]
 
+    def says_correct(self, prompt: Prompt) -> bool:
+        """Whether a built-in function of this row says what is correct; of other functions it is not known."""
+        return self._has_function(prompt) and any(says_correct(part.scorer) for part in self._parts(prompt))
+
+    def figures(self, prompts: Iterable[Prompt], *, by_source: bool = True) -> set[str]:
+        """The names of the figures that `score` gives of these rows, as far as they are known before it is called."""
+        names = {"reward/abstained", "reward/errors"}
+        for prompt in prompts:
+            if by_source and not self._has_function(prompt):
+                continue
+            for part in self._parts(prompt, by_source):
+                names.add(f"reward/{part.name}/mean")
+                if says_correct(part.scorer):
+                    names.add("reward/acc")
+        return names
+
+    def _has_function(self, prompt: Prompt) -> bool:
+        return bool(self._configured) or is_known_source(prompt.data_source)
+
     def unreadable(self, prompts: Iterable[Prompt]) -> list[str]:
         """What is to be said once of rows whose ground truth cannot be read; nothing where there are none.
 
@@ -164,9 +183,9 @@ class RewardManager:
         ]
 
     def _cannot_read(self, prompt: Prompt) -> bool:
-        if not self._configured and not is_known_source(prompt.data_source):
-            return False
-        return any(cannot_read_truth(part.scorer, prompt) for part in self._parts(prompt))
+        return self._has_function(prompt) and any(
+            cannot_read_truth(part.scorer, prompt) for part in self._parts(prompt)
+        )
 
     def _calling(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> CustomScorer:
         caller = CustomScorer(function, kwargs, self._timeout)
