@@ -329,6 +329,7 @@ def evaluate(
                 resolved.custom_reward_function,
                 max_response_length=sampling.max_tokens,
                 functions=rewards,
+                tokenizer=reader,
             )
         )
         judge.check(prompts)

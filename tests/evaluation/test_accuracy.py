@@ -61,7 +61,7 @@ def majority(answers: Sequence[str | None], right: str, k: int) -> float:
     return (right in tied) / len(tied) if tied else 0.0
 
 
-@pytest.mark.parametrize(("n", "ks"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4])])
+@pytest.mark.parametrize(("n", "ks"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
 def test_two_sources_against_plain_loops(n: int, ks: list[int]) -> None:
     groups = random_groups("b", 12, n, seed=n) + random_groups("a", 7, n, seed=10 + n)
     random.Random(0).shuffle(groups)
@@ -83,9 +83,14 @@ def test_two_sources_against_plain_loops(n: int, ks: list[int]) -> None:
         assert result.unjudged == pytest.approx(1 - sum(map(len, kept)) / len(responses), abs=1e-12)
         assert list(result.pass_at) == list(result.maj_at) == ks
         for k in ks:
-            oracle = sum(pass_by_enumeration(part, k) for part in right) / count
+            enough = [number for number, part in enumerate(right) if len(part) >= k]
+            if not enough:
+                assert math.isnan(result.pass_at[k])
+                assert math.isnan(result.maj_at[k])
+                continue
+            oracle = sum(pass_by_enumeration(right[number], k) for number in enough) / len(enough)
             assert result.pass_at[k] == pytest.approx(oracle, abs=1e-12)
-            oracle = sum(majority(part, "a", k) for part in answers) / count
+            oracle = sum(majority(answers[number], "a", k) for number in enough) / len(enough)
             assert result.maj_at[k] == pytest.approx(oracle, abs=1e-12)
 
 
@@ -108,8 +113,8 @@ def test_intervals() -> None:
 
 def test_scores_that_are_no_accuracy() -> None:
     scored = group("s:0", "s", [Outcome(0.2), Outcome(0.6)])
-    half = group("s:1", "s", [judged(1, score=3.0), Outcome(-1.0)])  # `acc` has to be said of every response
-    (result,) = summarize([scored, half])
+    other = group("s:1", "s", [Outcome(3.0), Outcome(-1.0)])
+    (result,) = summarize([scored, other])
     assert result == SourceResult(
         data_source="s",
         num_prompts=2,
@@ -124,6 +129,26 @@ def test_scores_that_are_no_accuracy() -> None:
         truncated=0.5,
         unjudged=0.0,
     )
+
+
+def test_a_response_of_which_nothing_is_said_is_not_correct() -> None:
+    scored = group("s:0", "s", [Outcome(0.2), Outcome(0.6)])
+    half = group("s:1", "s", [judged(1, score=3.0), Outcome(-1.0)])
+    (result,) = summarize([scored, half])
+    assert (result.is_accuracy, result.accuracy, result.score) == (True, 0.25, 0.7)
+    assert result.pass_at == {1: 0.25, 2: 0.5}
+
+
+@pytest.mark.parametrize("accurate", [True, False])
+def test_names_do_not_depend_on_what_was_judged(accurate: bool) -> None:
+    yes, plain = judged(1, "a"), Outcome(0.5)
+    kinds = [[yes, yes, plain, ABSTAINED], [yes, ERROR, ABSTAINED, ERROR], [plain] * 4, [ERROR] * 4]
+    if not accurate:
+        kinds = [[plain, plain, ERROR, ABSTAINED], [plain] * 4, [ERROR] * 4]
+    known = {"s"} if accurate else ()
+    names_of = [set(validation_metrics(summarize([group("s:0", "s", part)], known))) for part in kinds]
+    assert all(found == names_of[0] for found in names_of)
+    assert ("val-core/s/acc/pass@4" in names_of[0]) == accurate
 
 
 def test_a_prompt_without_a_judgement_takes_no_part() -> None:
@@ -180,6 +205,8 @@ def test_validation_metrics_have_verls_names() -> None:
         "val-aux/essay/x/response_length/mean": 1.0,
         "val-aux/essay/x/response_length/clip_ratio": 1.0,
         "val-aux/essay/x/unjudged": 0.0,
+        "val-core/fail/reward/mean@1": pytest.approx(math.nan, nan_ok=True),
+        "val-aux/fail/score/mean@1": pytest.approx(math.nan, nan_ok=True),
         "val-aux/fail/response_length/mean": 4.0,
         "val-aux/fail/response_length/clip_ratio": 1.0,
         "val-aux/fail/unjudged": 1.0,

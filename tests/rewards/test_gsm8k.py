@@ -22,6 +22,7 @@ from gspo.rewards.numerals import spelled
         ("#### 10 - 3 = 7", ["7"], ["7"]),
         ("#### 17 or 18", [None], [None]),
         ("#### 17-18", [None], [None]),
+        ("#### 5 or six", [None], [None]),
         ("#### 5 = 6", [None], [None]),
         ("####\n\n72", ["72"], ["72"]),
         ("#### none, 8", ["8"], []),

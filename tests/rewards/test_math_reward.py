@@ -126,3 +126,8 @@ def test_running_out_is_too_large(error: type[Exception]) -> None:
 def test_there_is_no_limit_outside_of_the_main_thread() -> None:
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(score_math, "\\boxed{\\sqrt{12}}", "2\\sqrt{3}").result()["score"] == 1.0
+
+
+def test_a_hedge_in_words() -> None:
+    assert score_math("\\boxed{5 or six}", "5")["score"] == 0.0
+    assert score_math("The answer is 5 or six.", "5")["score"] == 0.0

@@ -10,6 +10,7 @@ from gspo.algorithms.stats import to_floats
 from gspo.config.schema_data import CustomRewardConfig, OverlongBufferConfig, RewardConfig, RewardFunctionConfig
 from gspo.groups import Group, Outcome, Prompt
 from gspo.rewards import RewardError, RewardManager
+from gspo.rewards.combine import SteadyNames
 
 Make = Callable[..., Any]
 
@@ -222,6 +223,20 @@ def test_ground_truths_that_cannot_be_read_are_counted_before_the_run(make_manag
     (line,) = make_manager({"name": "format"}, {"name": "gsm8k"}).unreadable(rows[2:3])
     assert names(line, "1 row ", "f:2")
     assert make_manager({"name": "format"}).unreadable(rows) == []
+
+
+def test_figures_have_the_same_names_in_every_batch(make_manager: Make, make_group: Make, write_module: Make) -> None:
+    path = write_module("def compute_score(solution_str, **_): return {'score': 1, 'odd': 2} if solution_str else 0")
+    manager = make_manager({"name": "gsm8k"}, {"name": "custom"}, path=path)
+    judged, abstained = make_group("72"), make_group("", ground_truth="?")
+    steady = SteadyNames(manager.figures([judged.prompt]))
+    known = ["reward/abstained", "reward/acc", "reward/custom/mean", "reward/errors", "reward/gsm8k/mean"]
+    first = steady(manager.score([abstained]))
+    assert sorted(first) == known
+    assert float(first["reward/acc"]) == 0.0
+    assert sorted(steady(manager.score([judged]))) == sorted([*known, "reward/odd"])
+    assert sorted(steady(manager.score([abstained]))) == sorted([*known, "reward/odd"])
+    assert manager.says_correct(judged.prompt)
 
 
 def test_no_groups(make_manager: Make) -> None:

@@ -141,6 +141,11 @@ class RewardConfig(Section):
         "A scorer that fails; exclude: the response is counted and left out of the update; raise: the run stops.",
         choices=("exclude", "raise"),
     )
+    keep_special_tokens: list[str] = option(
+        [],
+        "Special tokens that stay in the text that rewards see; the others are left out of it.",
+        example='["<think>","</think>"]',
+    )
     overlong_buffer: OverlongBufferConfig = section(OverlongBufferConfig, "DAPO's soft penalty for length.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from gspo.evaluation.statistics import bootstrap_interval, maj_at_k, pass_at_k, wilson_interval
@@ -32,9 +32,10 @@ class SourceResult:
         n: responses per prompt.
         accuracy: mean correctness over prompts; the mean score, where the scorer does not say what is correct.
         interval: its 95 % confidence interval over prompts; NaN where they tell none (one prompt, or equal scores).
-        is_accuracy: whether the scorer said of every response whether it is correct (`acc`).
+        is_accuracy: whether the scorer says of responses whether they are correct (`acc`); one that it does not say it
+            of, next to others, counts as not correct.
         pass_at: k to the unbiased chance that one of k responses is correct, for the powers of two up to n and n
-            itself; only those k for which every prompt has k judged responses.
+            itself, over the prompts that have k judged responses; NaN without one.
         maj_at: k, the same ones, to the expected correctness of the majority of the first k responses.
         score: mean score.
         length: mean tokens of a response.
@@ -104,9 +105,14 @@ def answer_groups(
     return groups
 
 
-def summarize(groups: Sequence[Group]) -> list[SourceResult]:
-    """The results of scored groups, one a data source, in the order of their names."""
-    return [_source_result(source, part) for source, part in sorted(_by_source(groups).items())]
+def summarize(groups: Sequence[Group], accurate: Collection[str] = ()) -> list[SourceResult]:
+    """The results of scored groups, one a data source, in the order of their names.
+
+    Args:
+        groups: with the outcome of each response.
+        accurate: data sources whose scorer is known to say what is correct, whether or not it does here.
+    """
+    return [_source_result(source, part, source in accurate) for source, part in sorted(_by_source(groups).items())]
 
 
 def compare(groups: Sequence[Group], others: Sequence[Group]) -> list[Difference]:
@@ -128,29 +134,32 @@ def compare(groups: Sequence[Group], others: Sequence[Group]) -> list[Difference
 
 
 def validation_metrics(results: Sequence[SourceResult]) -> dict[str, float]:
-    """The results under verl's names, with `pass@k` as the unbiased estimator."""
+    """The results under verl's names, with `pass@k` as the unbiased estimator.
+
+    The names depend on the data sources, the number of responses and whether accuracy is known, not on which responses
+    were judged: without any, a figure is NaN.
+    """
     metrics: dict[str, float] = {}
     for result in results:
         kind = "acc" if result.is_accuracy else "reward"
         core, aux = f"val-core/{result.data_source}/{kind}", f"val-aux/{result.data_source}"
-        if result.num_prompts:
-            metrics[f"{core}/mean@{result.n}"] = result.accuracy
-            metrics |= {f"{core}/pass@{k}": value for k, value in result.pass_at.items() if k > 1}
-            metrics |= {f"{core}/maj@{k}/mean": value for k, value in result.maj_at.items() if k > 1}
-            metrics[f"{aux}/score/mean@{result.n}"] = result.score
+        metrics[f"{core}/mean@{result.n}"] = result.accuracy
+        metrics |= {f"{core}/pass@{k}": value for k, value in result.pass_at.items() if k > 1}
+        metrics |= {f"{core}/maj@{k}/mean": value for k, value in result.maj_at.items() if k > 1}
+        metrics[f"{aux}/score/mean@{result.n}"] = result.score
         metrics[f"{aux}/response_length/mean"] = result.length
         metrics[f"{aux}/response_length/clip_ratio"] = result.truncated
         metrics[f"{aux}/unjudged"] = result.unjudged
     return metrics
 
 
-def _source_result(source: str, groups: Sequence[Group]) -> SourceResult:
+def _source_result(source: str, groups: Sequence[Group], accurate: bool) -> SourceResult:
     responses = [response for group in groups for response in group.responses]
     judged = [part for part in map(_judged, groups) if part]
-    is_accuracy = _says_correct([response for part in judged for response in part])
+    is_accuracy = accurate or _says_correct([response for part in judged for response in part])
     means = [_mean(_values(part, is_accuracy)) for part in judged]
     n = max((len(group.responses) for group in groups), default=0)
-    pass_at, maj_at = _at_k(judged, n) if is_accuracy and judged else ({}, {})
+    pass_at, maj_at = _at_k(judged, n) if is_accuracy else ({}, {})
     return SourceResult(
         data_source=source,
         num_prompts=len(judged),
@@ -168,13 +177,14 @@ def _source_result(source: str, groups: Sequence[Group]) -> SourceResult:
 
 
 def _at_k(judged: Sequence[Sequence[Response]], n: int) -> tuple[dict[int, float], dict[int, float]]:
-    """pass@k and maj@k, for each k that every prompt has the responses for."""
+    """pass@k and maj@k, each over the prompts that have k judged responses."""
     right = [[value >= 1 for value in _values(part, True)] for part in judged]
     answers = _answers(judged)
-    ks = [k for k in _powers_of_two(n) if k <= min(map(len, judged))]
+    ks = _powers_of_two(n)
+    pairs = list(zip(answers, right, strict=True))
     return (
-        {k: _mean([pass_at_k(len(part), sum(part), k) for part in right]) for k in ks},
-        {k: _mean([maj_at_k(a, part, k) for a, part in zip(answers, right, strict=True)]) for k in ks},
+        {k: _mean([pass_at_k(len(part), sum(part), k) for part in right if len(part) >= k]) for k in ks},
+        {k: _mean([maj_at_k(a, part, k) for a, part in pairs if len(part) >= k]) for k in ks},
     )
 
 
@@ -201,13 +211,13 @@ def _judged(group: Group) -> list[Response]:
 
 
 def _says_correct(responses: Sequence[Response]) -> bool:
-    return all(response.outcome is not None and "acc" in response.outcome.extras for response in responses)
+    return any(response.outcome is not None and "acc" in response.outcome.extras for response in responses)
 
 
 def _values(judged: Sequence[Response], is_accuracy: bool) -> list[float]:
     """The correctness, or else the score, of responses that all have a reward."""
     outcomes = [response.outcome for response in judged if response.outcome is not None]
-    return [outcome.extras["acc"] if is_accuracy else outcome.value or 0.0 for outcome in outcomes]
+    return [outcome.extras.get("acc", 0.0) if is_accuracy else outcome.value or 0.0 for outcome in outcomes]
 
 
 def _powers_of_two(n: int) -> list[int]:

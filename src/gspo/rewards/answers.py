@@ -145,7 +145,8 @@ def first_value(text: str) -> str | None:
         if not _JOINED.fullmatch(text, end, start):
             break
         value, end = value + text[end:start] + joined, next_end
-    return value
+    # "5 or six" is no 5.
+    return text if re.match(r",?\s{0,4}(?:or\b|或)", text[end:]) else value
 
 
 def _values(text: str) -> list[tuple[int, int, str]]:

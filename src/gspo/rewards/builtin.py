@@ -16,10 +16,11 @@ from gspo.rewards.base import RewardError, Scorer, to_outcome
 from gspo.rewards.format import THINK_ANSWER
 from gspo.rewards.gsm8k import score_gsm8k
 from gspo.rewards.length import overlong_penalty
+from gspo.rewards.seen import opens_thoughts, with_opening
 from gspo.rewards.truth import gsm8k_truth, math_truth
 from gspo.rewards.workers import WorkerPool
 
-__all__ = ["BUILTINS", "cannot_read_truth", "function_for", "make_scorer"]
+__all__ = ["BUILTINS", "cannot_read_truth", "function_for", "make_scorer", "says_correct"]
 
 # Data sources, matched in lower case from their start, and their functions. The names are those in use for verl.
 _DEFAULTS = (
@@ -51,12 +52,16 @@ class _Here:
 
 @dataclass(frozen=True)
 class _InWorker:
-    """Scores in a process that can be killed. `arguments` gives what the function is called with, besides the text."""
+    """Scores in a process that can be killed. `arguments` gives what the function is called with, besides the text.
+
+    `text` gives the text, where it is not the response's own.
+    """
 
     pool: WorkerPool
     function: str
     arguments: Callable[[Prompt], dict[str, Any]]
     reads: Callable[[str], Any] | None = None
+    text: Callable[[Prompt, str], str] = lambda _, text: text
 
     def submit(self, prompt: Prompt, response: Response) -> Future[Outcome]:
         try:
@@ -65,15 +70,19 @@ class _InWorker:
             done: Future[Outcome] = Future()
             done.set_result(Outcome(error=str(error)))
             return done
-        return self.pool.submit(self.function, solution_str=response.text, **arguments)
+        return self.pool.submit(self.function, solution_str=self.text(prompt, response.text), **arguments)
 
 
 def _gsm8k(_: WorkerPool, *, strict: bool = False) -> Scorer:
-    return _Here(lambda prompt, response: score_gsm8k(response.text, _truth(prompt), strict), gsm8k_truth)
+    return _Here(
+        lambda prompt, response: score_gsm8k(with_opening(prompt, response.text), _truth(prompt), strict), gsm8k_truth
+    )
 
 
 def _math(pool: WorkerPool) -> Scorer:
-    return _InWorker(pool, "gspo.rewards.math:score_math", lambda prompt: {"ground_truth": _truth(prompt)}, math_truth)
+    return _InWorker(
+        pool, "gspo.rewards.math:score_math", lambda prompt: {"ground_truth": _truth(prompt)}, math_truth, with_opening
+    )
 
 
 def _gym(pool: WorkerPool, *, exact: bool = False) -> Scorer:
@@ -85,7 +94,9 @@ def _format(pool: WorkerPool, *, pattern: str = THINK_ANSWER) -> Scorer:
         re.compile(pattern)
     except re.error as error:
         raise RewardError(f"the pattern {pattern!r} of the reward `format` cannot be compiled: {error}") from error
-    return _InWorker(pool, "gspo.rewards.format:score_format", lambda _: {"pattern": pattern})
+    return _InWorker(
+        pool, "gspo.rewards.format:score_format", lambda prompt: {"pattern": pattern, "opened": opens_thoughts(prompt)}
+    )
 
 
 def _overlong(_: WorkerPool, *, max_length: int, buffer: int, factor: float = 1.0) -> Scorer:
@@ -142,6 +153,13 @@ def function_for(data_source: str) -> str:
         f"no built-in reward is known for data_source={data_source!r}: name one, as in "
         f"reward.functions=[{{name: math}}] (there are {', '.join(BUILTINS)}), "
         "or set custom_reward_function.path to a file with your own"
+    )
+
+
+def says_correct(scorer: Scorer) -> bool:
+    """Whether a built-in scorer says `acc` of each response that it judges."""
+    return (isinstance(scorer, _Here) and scorer.reads is not None) or (
+        isinstance(scorer, _InWorker) and not scorer.function.endswith(":score_format")
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gspo.algorithms.stats import Mean, Stat
@@ -11,7 +11,7 @@ from gspo.groups import Outcome
 from gspo.rewards.base import Scorer
 from gspo.rewards.returned import FLOAT32_MAX
 
-__all__ = ["Judged", "Part", "combine", "reward_stats"]
+__all__ = ["Judged", "Part", "SteadyNames", "combine", "reward_stats"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,20 @@ def combine(outcomes: Judged) -> Outcome:
     if abs(value) > FLOAT32_MAX:
         return Outcome(error=f"the weighted sum is {value:g}, beyond float32 (at most {FLOAT32_MAX:.2g})")
     return Outcome(value=value, extras=extras, answer=answer, terms=terms)
+
+
+class SteadyNames:
+    """Gives the figures of every batch the same names: those known from the start, and all that have come since.
+
+    A figure that no response of a batch has is a mean of nothing, which is 0.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = dict.fromkeys(sorted(names))
+
+    def __call__(self, stats: Mapping[str, Stat]) -> dict[str, Stat]:
+        self._names |= dict.fromkeys(stats)
+        return {name: stats.get(name, Mean(0.0, 0.0)) for name in self._names}
 
 
 def reward_stats(outcomes: Sequence[Outcome | None], judged: Iterable[Judged]) -> dict[str, Stat]:

@@ -9,6 +9,14 @@ __all__ = ["THINK_ANSWER", "score_format"]
 THINK_ANSWER = r"<think>.*?</think>\s*<answer>.*?</answer>"
 
 
-def score_format(solution_str: str, pattern: str) -> float:
-    """1 where the whole response, without the space around it, matches (`.` takes new lines too), else 0."""
-    return float(re.fullmatch(pattern, solution_str.strip(), re.DOTALL) is not None)
+def score_format(solution_str: str, pattern: str, opened: bool = False) -> float:
+    """1 where the whole response, without the space around it, matches (`.` takes new lines too), else 0.
+
+    Args:
+        solution_str: the response.
+        pattern: the form that is asked for.
+        opened: the prompt ends in <think>: the response may match with it in front, too.
+    """
+    text = solution_str.strip()
+    texts = [text, f"<think>{solution_str.rstrip()}"] if opened else [text]
+    return float(any(re.fullmatch(pattern, text, re.DOTALL) is not None for text in texts))

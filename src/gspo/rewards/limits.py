@@ -83,7 +83,7 @@ def check_formula_size(text: str) -> None:
 
 
 def _exponent(text: str, start: int) -> int:
-    """A bound on the number that stands at `start` as an exponent: the product of its numbers; 1 without one.
+    """A bound on the exponent that begins at `start`: the product of its numbers; 1 without one.
 
     Raises:
         TooLarge: it is itself a power beyond the limit.

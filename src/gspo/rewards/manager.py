@@ -11,11 +11,12 @@ from gspo.algorithms.stats import Stat
 from gspo.config.schema_data import CustomRewardConfig, RewardConfig
 from gspo.groups import Group, Outcome, Prompt, Response
 from gspo.rewards.base import RewardError, Scorer
-from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_known_source, make_scorer
+from gspo.rewards.builtin import BUILTINS, cannot_read_truth, function_for, is_known_source, make_scorer, says_correct
 from gspo.rewards.combine import Part, combine, reward_stats
 from gspo.rewards.custom import MAX_CALLS, FileScorer, InlineScorer
 from gspo.rewards.functions import named_functions, registered
 from gspo.rewards.loading import load_function
+from gspo.rewards.seen import KeptTokens
 from gspo.rewards.workers import WorkerPool
 
 __all__ = ["RewardManager"]
@@ -36,6 +37,7 @@ class RewardManager:
         max_response_length: int | None = None,
         source_optional: bool = False,
         functions: Any = None,
+        tokenizer: Any = None,
     ) -> None:
         """Sets the functions up. The user's file runs in a first process; the others start with the first response.
 
@@ -48,6 +50,7 @@ class RewardManager:
             source_optional: abstain from a row without a ground truth, or whose data source no function is known for;
                 else that is an error.
             functions: reward functions as objects, added to those that `config` names (see `named_functions`).
+            tokenizer: the policy's, which spells the special tokens that `reward.keep_special_tokens` names.
 
         Raises:
             RewardError: a function or one of its settings cannot be used.
@@ -68,6 +71,18 @@ class RewardManager:
             raise
         self._defaults: dict[str, Part] = {}
         self._source_optional = source_optional
+        self._keep = config.keep_special_tokens
+        self._kept: KeptTokens | None = None
+        if tokenizer is not None:
+            self.spells_with(tokenizer)
+
+    def spells_with(self, tokenizer: Any) -> None:
+        """Takes the tokenizer of the responses that follow, where `reward.keep_special_tokens` needs it.
+
+        Raises:
+            RewardError: a name in that key is not a special token of the tokenizer.
+        """
+        self._kept = KeptTokens(self._keep, tokenizer) if self._keep else None
 
     @property
     def configured(self) -> bool:
@@ -91,8 +106,9 @@ class RewardManager:
         ]
         parts = [self._parts(prompt, by_source) for prompt, _, _ in places]
         pending = [
-            [part.scorer.submit(prompt, response) for part in row]
+            [part.scorer.submit(prompt, seen) for part in row]
             for row, (prompt, _, response) in zip(parts, places, strict=True)
+            for seen in [response if self._kept is None else self._kept(response)]
         ]
         judged = [
             [(part, future.result()) for part, future in zip(row, futures, strict=True)]
@@ -161,6 +177,25 @@ class RewardManager:
             "Python cannot stop it; one that never releases the interpreter's lock stops the run"
         ]
 
+    def says_correct(self, prompt: Prompt) -> bool:
+        """Whether a built-in function of this row says what is correct; of other functions it is not known."""
+        return self._has_function(prompt) and any(says_correct(part.scorer) for part in self._parts(prompt))
+
+    def figures(self, prompts: Iterable[Prompt], *, by_source: bool = True) -> set[str]:
+        """The names of the figures that `score` gives of these rows, as far as they are known before it is called."""
+        names = {"reward/abstained", "reward/errors"}
+        for prompt in prompts:
+            if by_source and not self._has_function(prompt):
+                continue
+            for part in self._parts(prompt, by_source):
+                names.add(f"reward/{part.name}/mean")
+                if says_correct(part.scorer):
+                    names.add("reward/acc")
+        return names
+
+    def _has_function(self, prompt: Prompt) -> bool:
+        return bool(self._configured) or is_known_source(prompt.data_source)
+
     def unreadable(self, prompts: Iterable[Prompt]) -> list[str]:
         """What is to be said once of rows whose ground truth cannot be read; nothing where there are none.
 
@@ -176,9 +211,9 @@ class RewardManager:
         ]
 
     def _cannot_read(self, prompt: Prompt) -> bool:
-        if not self._configured and not is_known_source(prompt.data_source):
-            return False
-        return any(cannot_read_truth(part.scorer, prompt) for part in self._parts(prompt))
+        return self._has_function(prompt) and any(
+            cannot_read_truth(part.scorer, prompt) for part in self._parts(prompt)
+        )
 
     def _calling(self, name: str, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> InlineScorer:
         self._inline[name] = InlineScorer(function, name, kwargs, self._timeout)

@@ -99,7 +99,7 @@ def _parsed(text: str) -> Any:
 
 
 def _vote(readings: list[str]) -> str | None:
-    """The answer as text, one text for each value as far as it can be told: its vote in a majority."""
+    """The answer as text, one text for each value as far as can be seen: its vote in a majority."""
     text = readings[-1]
     number = read_number(text) or read_number(without_unit(text)[0])
     if number is not None:

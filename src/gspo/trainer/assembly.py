@@ -18,6 +18,7 @@ from gspo.groups import Group
 from gspo.methods import ADVANTAGES
 from gspo.models import Ends, Policy, Scorer
 from gspo.rewards import RewardManager
+from gspo.rewards.combine import SteadyNames
 from gspo.rollout import EngineContext, LocalEngine, RolloutEngine, SamplingParams, make_engine
 from gspo.trainer.batching import Cut
 from gspo.trainer.collector import Collector, FilteringCollector
@@ -222,11 +223,13 @@ class Assembly:
     def _collector(self) -> Collector:
         config, frame, rewards = self._config, self._frame, self._rewards
 
+        steady = SteadyNames(rewards.figures(self._ground.train_data.prompts, by_source=not self._kind.distils))
+
         def score(groups: Sequence[Group]) -> Stats:
             """A discriminator judges alone: the rewards that rows bring are asked in validation only."""
             if not self._kind.distils:
-                return rewards.score(groups)
-            return rewards.score(groups, by_source=False) if rewards.configured else {}
+                return steady(rewards.score(groups))
+            return steady(rewards.score(groups, by_source=False)) if rewards.configured else {}
 
         return Collector(
             data=self._ground.train_data,
@@ -339,7 +342,7 @@ class Assembly:
 
     def _validation(self) -> Validation:
         config, kwargs = self._config, self._rollout.val_kwargs
-        measures: list[Measure] = [accuracy]
+        measures: list[Measure] = [accuracy(self._rewards)]
         if self._discriminator is not None:
             measures.append(held_out_pairs(self._discriminator, self._frame.say_once, config.data.teacher_key))
         return Validation(

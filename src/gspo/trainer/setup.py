@@ -57,6 +57,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 max_response_length=data.max_response_length,
                 source_optional=kind.distils,
                 functions=given.rewards,
+                tokenizer=tokenizer,
             )
         )
         for prompts in filter(None, (ground.train_data, ground.val_data)):

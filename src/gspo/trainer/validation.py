@@ -69,9 +69,21 @@ class Validation:
         return metrics
 
 
-def accuracy(groups: list[Group]) -> dict[str, float]:
-    """Accuracy by data source, as the rewards judge it."""
-    return validation_metrics(summarize(groups))
+def accuracy(rewards: RewardManager) -> Measure:
+    """Measures accuracy by data source, as the rewards judge it.
+
+    A source whose rewards once said what is correct keeps the names of accuracy, whatever its later responses are.
+    """
+    accurate: set[str] = set()
+
+    def measure(groups: list[Group]) -> dict[str, float]:
+        for group in groups:
+            said = any(r.outcome is not None and "acc" in r.outcome.extras for r in group.responses)
+            if said or rewards.says_correct(group.prompt):
+                accurate.add(group.prompt.data_source)
+        return validation_metrics(summarize(groups, accurate))
+
+    return measure
 
 
 def held_out_pairs(discriminator: Discriminator, say_once: Callable[[str, str], None], teacher_key: str) -> Measure:

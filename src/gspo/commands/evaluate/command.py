@@ -131,6 +131,7 @@ def _answer(
 ) -> list[Group]:
     """One model's scored groups. The model is freed with the engine on return, so that one is held at a time."""
     tokenizer = candidate.tokenizer()
+    rewards.spells_with(tokenizer)
     # One file can be cut as it is read; of several, each gives its first rows.
     limit = args.max_samples if len(args.data) == 1 else -1
     data = load_dataset(args.data, config.data, tokenizer, max_samples=limit)
