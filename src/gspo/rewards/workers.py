@@ -7,7 +7,6 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,6 +63,7 @@ class _Worker:
         self.held: list[_Call] = []
         self.calls: dict[int, _Call] = {}
         self.alone = False
+        self.output: Path | None = None
 
     @property
     def num_calls(self) -> int:
@@ -109,7 +109,6 @@ class WorkerPool:
         self._guardian: Guardian | None = None
         self._workers: list[_Worker] = []
         self._queue: deque[_Call] = deque()
-        self._orders: deque[Callable[[], None]] = deque()
         self._number = 0
         self._cheap = False
         self._looked = 0.0
@@ -139,15 +138,8 @@ class WorkerPool:
         return reply
 
     def keep_output(self, file: Path) -> None:
-        """From now on what functions print goes to the end of this file."""
-
-        def order() -> None:
-            self._output = file.absolute()
-            for worker in self._workers:
-                worker.process.send(("output", str(self._output)))
-
-        self._orders.append(order)
-        self._wake_up()
+        """From the next call on what functions print goes to the end of this file, which is made then."""
+        self._output = file.absolute()
 
     def close(self) -> None:
         """Ends the processes at once; calls that have not begun are cancelled."""
@@ -194,15 +186,13 @@ class WorkerPool:
             self._end()
 
     def _turn(self) -> None:
-        while self._orders:
-            self._orders.popleft()()
         while self._queue and (worker := self._choose(self._queue[0])) is not None:
             self._give(worker, self._queue.popleft())
         if self._queue and self._cheap and not self.shares:
             self._hand_ahead()
         queued = len(self._queue)
         self._sleeps = True  # who adds something from here on wakes this thread
-        is_news = len(self._queue) != queued or self._orders or self._closed
+        is_news = len(self._queue) != queued or self._closed
         events = self._selector.select(0.0 if is_news else self._wait())
         self._sleeps = False
         for key, mask in events:
@@ -252,14 +242,15 @@ class WorkerPool:
             if not self._workers:
                 self._queue.popleft().fail(f"the scoring process cannot be started: {error}")
             return None
-        if self._output is not None:
-            worker.process.send(("output", str(self._output)))
         self._workers.append(worker)
         self._selector.register(worker.process.replies, selectors.EVENT_READ, worker)
         return worker
 
     def _give(self, worker: _Worker, call: _Call) -> None:
         worker.alone = call.alone
+        if worker.output != self._output:
+            worker.output = self._output
+            worker.process.send(("output", str(self._output)))
         if call.target.name in worker.process.loaded and call.kwargs is not None:
             self._send(worker, call)
             return
