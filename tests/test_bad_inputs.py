@@ -347,6 +347,33 @@ REWARDS: dict[str, tuple[Case, str]] = {
         "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: timed out after 0.2 s "
         "(reward.timeout)... the function or the rows",
     ),
+    "reward holds the interpreter's lock": (
+        lambda b: [b.reward("return 9 ** 9 ** 9 % 2"), "reward.timeout=0.2"],
+        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: compute_score: timed out after "
+        "0.2 s (reward.timeout)... the function or the rows",
+    ),
+    "reward ends its process": (
+        lambda b: [b.reward("import os; os._exit(0)")],
+        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: compute_score: the scoring "
+        "process ended by itself with code 0. ... the function or the rows",
+    ),
+    "reward is beyond float32": (
+        lambda b: [b.reward("return 1e308")],
+        "the reward failed for all 12 responses; the first, train.jsonl:9, response 0: compute_score: returned 1e+308, "
+        "beyond float32 (at most 3.4e+38)... the function or the rows",
+    ),
+    "reward file ends with an exit": (
+        lambda b: [b.reward("return 1\nimport sys\nsys.exit(0)")],
+        'DIR/bad_reward.py does not run: SystemExit: 0 (bad_reward.py, line 5)... if __name__ == "__main__":',
+    ),
+    "reward file ends with an exit, inline": (
+        lambda b: [b.reward("return 1\nimport sys\nsys.exit(0)"), "custom_reward_function.inline=true"],
+        'DIR/bad_reward.py does not run: SystemExit: 0 (bad_reward.py, line 5)... if __name__ == "__main__":',
+    ),
+    "reward file ends its process": (
+        lambda b: [b.reward("return 1\nimport os\nos._exit(0)")],
+        "DIR/bad_reward.py: the scoring process ended by itself with code 0 while it was imported",
+    ),
     "reward abstains from all": (
         lambda b: [b.reward("return {'abstained': 'no truth'}")],
         "none of the 12 responses of this step has a reward; the first, train.jsonl:9, response 0: no truth. "
@@ -438,6 +465,10 @@ KEYS: dict[str, tuple[Case, str]] = {
         lambda b: [b.file("mine.py", "1 / 0", "algorithm.external_modules")],
         "algorithm.external_modules: DIR/mine.py does not run: ZeroDivisionError: division by zero (mine.py, "
         "line 1): fix it",
+    ),
+    "external module ends with an exit": (
+        lambda b: [b.file("mine.py", "import sys\nsys.exit(0)", "algorithm.external_modules")],
+        "algorithm.external_modules: DIR/mine.py does not run: SystemExit: 0 (mine.py, line 2): fix it",
     ),
     "external module lacks the loss": (
         lambda b: [b.file("mine.py", "", "algorithm.external_modules"), f"{ACTOR}.policy_loss=mine"],
@@ -531,6 +562,16 @@ def test_some_failing_rewards_are_left_out_counted_and_told_once(
     told = [line for line in capsys.readouterr().out.splitlines() if "a reward failed" in line]
     assert len(told) == 1
     assert "ZeroDivisionError: division by zero (bad_reward.py, line 3)" in told[0]
+
+
+def test_what_a_reward_prints_is_kept_in_the_folder_of_the_run(
+    bench: Bench, tmp_path: Path, run_overrides: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = trains(tmp_path, run_overrides(bench.reward("print('judged', len(solution_str)); return 1.0")))
+    lines = (tmp_path / "run" / "reward_output.txt").read_text().splitlines()
+    assert len(lines) == 12 * len(steps)
+    assert all(line.startswith("judged ") for line in lines)
+    assert "judged" not in "".join(capfd.readouterr())
 
 
 def test_overlong_prompts_are_left_out_where_it_is_asked_for(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["TICK", "Concurrency", "computes", "thread_computes"]
+__all__ = ["TICK", "Concurrency", "computes", "memory_is_free", "thread_computes"]
 
 # Seconds between two looks at what runs. A call must have run for half of it to say anything: a shorter one is seen
 # asleep while it is handed over.
@@ -51,6 +51,16 @@ def thread_computes(thread: int) -> bool:
         return _is_runnable(Path(f"/proc/self/task/{thread}/stat"))
     except OSError:
         return not Path("/proc/self/stat").exists()
+
+
+def memory_is_free() -> bool:
+    """Whether a quarter of the machine's memory is available, for processes beyond those that were asked for."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return True
+    sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    return 4 * sizes.get("MemAvailable", sizes["MemTotal"]) >= sizes["MemTotal"]
 
 
 def _is_runnable(stat: Path) -> bool:

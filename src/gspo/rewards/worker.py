@@ -108,6 +108,7 @@ class _Server:
         return request
 
     def _redirect(self, path: str) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, 1)
         os.dup2(file, 2)

@@ -7,16 +7,15 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gspo.groups import Outcome
-from gspo.rewards.concurrency import TICK, Concurrency, computes
-from gspo.rewards.errors import RewardError, describe
+from gspo.rewards.calls import Call, Worker
+from gspo.rewards.concurrency import TICK, Concurrency, computes, memory_is_free
+from gspo.rewards.errors import describe
 from gspo.rewards.process import Guardian, Process, Target
 
 __all__ = ["WorkerPool"]
@@ -30,44 +29,6 @@ _GRACE = 1.0
 _HANDED, _CHEAP = 16, 0.005
 # Seconds between two looks whether a process has ended of which a fork still holds its pipes.
 _LOOK = 0.25
-
-
-@dataclass(eq=False)
-class _Call:
-    """A request, queued or under way. `alone`: no other call may be in its process, to tell whose fault it is."""
-
-    target: Target
-    kwargs: dict[str, Any] | None  # None: the function is only loaded
-    done: Future[Any] = field(default_factory=Future)
-    alone: bool = False
-    started: float | None = None
-
-    def fail(self, error: str) -> None:
-        if self.kwargs is None:
-            self.done.set_exception(RewardError(error))
-        else:
-            self.done.set_result(Outcome(error=f"{self.target.label}: {error}" if self.target.label else error))
-
-    def fail_to_load(self, error: str, *, names_file: bool = False) -> None:
-        if self.kwargs is None:
-            self.fail(error if names_file else f"{self.target.spec.get('file', self.target.name)}: {error}")
-        else:
-            self.fail(f"cannot be loaded: {error}")
-
-
-class _Worker:
-    """A process, and the calls that it was given: those that wait for their function to be loaded, and those sent."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.loading: tuple[Target, float] | None = None
-        self.held: list[_Call] = []
-        self.calls: dict[int, _Call] = {}
-        self.alone = False
-
-    @property
-    def num_calls(self) -> int:
-        return len(self.held) + len(self.calls)
 
 
 class WorkerPool:
@@ -107,11 +68,11 @@ class WorkerPool:
         self._output: Path | None = None
         self._concurrency = Concurrency(num_workers, most or num_workers)
         self._guardian: Guardian | None = None
-        self._workers: list[_Worker] = []
-        self._queue: deque[_Call] = deque()
-        self._orders: deque[Callable[[], None]] = deque()
+        self._workers: list[Worker] = []
+        self._queue: deque[Call] = deque()
         self._number = 0
-        self._cheap = False
+        self._added = 0
+        self._cheap = self._ended = False
         self._looked = 0.0
         self._selector = selectors.DefaultSelector()
         self._thread: threading.Thread | None = None
@@ -127,7 +88,7 @@ class WorkerPool:
         """
         if isinstance(target, str):
             target = Target(target, {"function": target})
-        return self._add(_Call(target, kwargs))
+        return self._add(Call(target, kwargs))
 
     def load(self, target: Target) -> dict[str, Any]:
         """Loads a function in a first process; returns what it `takes` (keywords, or None) and whether it `is_async`.
@@ -135,25 +96,19 @@ class WorkerPool:
         Raises:
             RewardError: it cannot be loaded.
         """
-        reply: dict[str, Any] = self._add(_Call(target, None)).result()
+        reply: dict[str, Any] = self._add(Call(target, None)).result()
         return reply
 
     def keep_output(self, file: Path) -> None:
-        """From now on what functions print goes to the end of this file."""
-
-        def order() -> None:
-            self._output = file.absolute()
-            for worker in self._workers:
-                worker.process.send(("output", str(self._output)))
-
-        self._orders.append(order)
-        self._wake_up()
+        """From the next call on what functions print goes to the end of this file, which is made then."""
+        self._output = file.absolute()
 
     def close(self) -> None:
         """Ends the processes at once; calls that have not begun are cancelled."""
         with self._lock:
             self._closed, thread = True, self._thread
-        self._wake_up()
+            if thread is not None and thread.is_alive() and not self._ended:
+                os.write(self._wake, b"w")  # in any case: a Ctrl-C may have cut a wake-up short
         if thread is not None:
             thread.join()
 
@@ -163,7 +118,7 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _add(self, call: _Call) -> Future[Any]:
+    def _add(self, call: Call) -> Future[Any]:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
@@ -173,6 +128,7 @@ class WorkerPool:
                 self._thread = threading.Thread(target=self._run, name="rewards", daemon=True)
                 self._thread.start()
         self._queue.append(call)
+        self._added += 1
         self._wake_up()
         return call.done
 
@@ -188,21 +144,20 @@ class WorkerPool:
             while not self._closed:
                 self._turn()
         except BaseException as error:
+            self._closed = True
             self._fail_all(error)
             raise
         finally:
             self._end()
 
     def _turn(self) -> None:
-        while self._orders:
-            self._orders.popleft()()
+        added = self._added
         while self._queue and (worker := self._choose(self._queue[0])) is not None:
             self._give(worker, self._queue.popleft())
         if self._queue and self._cheap and not self.shares:
             self._hand_ahead()
-        queued = len(self._queue)
         self._sleeps = True  # who adds something from here on wakes this thread
-        is_news = len(self._queue) != queued or self._orders or self._closed
+        is_news = self._added != added or self._closed
         events = self._selector.select(0.0 if is_news else self._wait())
         self._sleeps = False
         for key, mask in events:
@@ -220,14 +175,14 @@ class WorkerPool:
             return TICK if self._queue else None
         return max(0.0, min(*ends, TICK if self._queue else _LOOK))
 
-    def _end_of(self, worker: _Worker) -> float | None:
+    def _end_of(self, worker: Worker) -> float | None:
         """When the process is to be killed."""
         if worker.loading is not None:
             return worker.loading[1] + _LOAD_LIMIT
         allowed = self._timeout + _GRACE if self.shares else self._timeout
         return min((call.started + allowed for call in worker.calls.values() if call.started), default=None)
 
-    def _choose(self, call: _Call) -> _Worker | None:
+    def _choose(self, call: Call) -> Worker | None:
         """The process for a call, started where need be; None: it has to wait."""
         running = sum(worker.num_calls if self.shares else bool(worker.num_calls) for worker in self._workers)
         if running >= self._concurrency.limit:
@@ -238,28 +193,30 @@ class WorkerPool:
                 return worker
         if free:
             return free[0]
-        if len(self._workers) < (self._num_workers if self.shares and not call.alone else self._concurrency.limit):
+        most = self._num_workers if self.shares and not call.alone else self._concurrency.limit
+        if len(self._workers) < most and (len(self._workers) < self._num_workers or memory_is_free()):
             return self._start()
         shared = [worker for worker in self._workers if not worker.alone]
         return min(shared, key=lambda worker: worker.num_calls) if self.shares and shared and not call.alone else None
 
-    def _start(self) -> _Worker | None:
+    def _start(self) -> Worker | None:
         try:
             if self._guardian is None:
                 self._guardian = Guardian()
-            worker = _Worker(Process(self._guardian, self._max_bytes, quiet=self._quiet))
+            worker = Worker(Process(self._guardian, self._max_bytes, quiet=self._quiet))
         except OSError as error:
             if not self._workers:
                 self._queue.popleft().fail(f"the scoring process cannot be started: {error}")
             return None
-        if self._output is not None:
-            worker.process.send(("output", str(self._output)))
         self._workers.append(worker)
         self._selector.register(worker.process.replies, selectors.EVENT_READ, worker)
         return worker
 
-    def _give(self, worker: _Worker, call: _Call) -> None:
+    def _give(self, worker: Worker, call: Call) -> None:
         worker.alone = call.alone
+        if worker.output != self._output:
+            worker.output = self._output
+            worker.process.send(("output", str(self._output)))
         if call.target.name in worker.process.loaded and call.kwargs is not None:
             self._send(worker, call)
             return
@@ -279,7 +236,7 @@ class WorkerPool:
             worker.process.flush()
             self._watch(worker)
 
-    def _send(self, worker: _Worker, call: _Call, *, ahead: bool = False) -> None:
+    def _send(self, worker: Worker, call: Call, *, ahead: bool = False) -> None:
         self._number += 1
         try:
             worker.process.send(("call", self._number, call.target.name, call.kwargs, self._timeout), more=ahead)
@@ -294,7 +251,7 @@ class WorkerPool:
             call.started = time.monotonic()
             self._watch(worker)
 
-    def _watch(self, worker: _Worker) -> None:
+    def _watch(self, worker: Worker) -> None:
         """Asks to be told when a process takes the rest of a long request."""
         is_watched = worker.process.requests in self._selector.get_map()
         if worker.process.has_unsent and not is_watched:
@@ -302,7 +259,7 @@ class WorkerPool:
         elif is_watched and not worker.process.has_unsent:
             self._selector.unregister(worker.process.requests)
 
-    def _serve(self, worker: _Worker, mask: int) -> None:
+    def _serve(self, worker: Worker, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
             worker.process.flush()
             self._watch(worker)
@@ -321,7 +278,7 @@ class WorkerPool:
             else:
                 self._loaded(worker, reply)
 
-    def _loaded(self, worker: _Worker, reply: dict[str, Any]) -> None:
+    def _loaded(self, worker: Worker, reply: dict[str, Any]) -> None:
         assert worker.loading is not None
         (target, _), worker.loading = worker.loading, None
         held, worker.held = worker.held, []
@@ -335,10 +292,16 @@ class WorkerPool:
             elif call.kwargs is None:
                 self.shares = reply["is_async"]
                 call.done.set_result(reply)
+                self._warm_up(target)
             else:
                 self._send(worker, call)
 
-    def _answered(self, worker: _Worker, reply: dict[str, Any]) -> None:
+    def _warm_up(self, target: Target) -> None:
+        """Starts the other processes too, which load the function while the run loads its models."""
+        while len(self._workers) < self._num_workers and (worker := self._start()) is not None:
+            self._give(worker, Call(target, None))
+
+    def _answered(self, worker: Worker, reply: dict[str, Any]) -> None:
         call = worker.calls.pop(reply.pop("number"), None)
         spent = reply.pop("spent", False)
         if call is not None:
@@ -380,7 +343,7 @@ class WorkerPool:
         running = sum(len(worker.calls) if self.shares else 1 for worker in under_way)
         self._concurrency.observe(running, computing)
 
-    def _expired(self, worker: _Worker) -> None:
+    def _expired(self, worker: Worker) -> None:
         if worker.loading is not None:
             self._discard(worker)
             for call in worker.held:
@@ -392,7 +355,7 @@ class WorkerPool:
             said += " and blocked the event loop: await what takes long, or make it a plain def"
         self._blame(worker, said)
 
-    def _died(self, worker: _Worker) -> None:
+    def _died(self, worker: Worker) -> None:
         how = f"the scoring process {self._discard(worker)}"
         if worker.loading is not None:
             for call in worker.held:
@@ -400,7 +363,7 @@ class WorkerPool:
             return
         self._blame(worker, how)
 
-    def _blame(self, worker: _Worker, error: str) -> None:
+    def _blame(self, worker: Worker, error: str) -> None:
         """The call that a process went with has this error; what it was only handed ahead is called elsewhere.
 
         Of several coroutines it is not known which it was: they are called again, each in a process to itself.
@@ -412,7 +375,7 @@ class WorkerPool:
             call.alone, call.started = self.shares, None
             self._queue.appendleft(call)
 
-    def _discard(self, worker: _Worker) -> str:
+    def _discard(self, worker: Worker) -> str:
         self._workers.remove(worker)
         for descriptor in (worker.process.requests, worker.process.replies):
             if descriptor in self._selector.get_map():
@@ -439,6 +402,7 @@ class WorkerPool:
             self._guardian.close()
         self._selector.close()
         with self._lock:
+            self._ended = True
             for descriptor in (self._wakes, self._wake):
                 os.close(descriptor)
             self._sleeps = False

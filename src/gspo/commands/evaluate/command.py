@@ -70,7 +70,6 @@ def evaluate_models(
     with RewardManager(
         config.reward, config.custom_reward_function, max_response_length=sampling.max_tokens
     ) as rewards:
-        folder.mkdir(parents=True, exist_ok=True)
         rewards.keep_output(folder)
         for candidate in candidates:
             groups = _answer(candidate, args, config, sampling, rewards, device, make_engine, console, said)
@@ -82,6 +81,7 @@ def evaluate_models(
     if len(evaluations) > 1:
         console.print()
         print_differences(console, evaluations)
+    folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "data": [str(file) for file in args.data],
         "n": args.n,
