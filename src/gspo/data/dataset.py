@@ -9,23 +9,20 @@ ground_truth}, `extra_info`, the teacher's text (`data.teacher_key`), and tools 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, overload
 
 from gspo.config.schema_data import DataConfig
-from gspo.config.texts import text_problem
 from gspo.data.clock import clock_at
+from gspo.data.columns import make_prompt
 from gspo.data.memory import are_files, table_of
 from gspo.data.messages import Messages, render_prompt, to_messages, to_tools
 from gspo.data.rows import DataError, Table, read_tables
 from gspo.groups import Prompt
 
 __all__ = ["PromptDataset", "load_dataset"]
-
-# What JSON has. Parquet has more (decimals, dates, durations, bytes), which no reward function compares with a text.
-_JSON = (str, int, float, bool, list, dict, type(None))
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ def load_dataset(
             ids = _truncate(ids, config, table, number)
             text = tokenizer.decode(ids)
             num_truncated += 1
-        prompts.append(_prompt(table, number, config, text, ids, require_teacher, text_key))
+        prompts.append(make_prompt(table, number, config, text, ids, require_teacher, text_key))
     longest = max(map(len, token_ids), default=0)
     if not prompts:
         raise DataError(
@@ -213,61 +210,3 @@ def _truncate(ids: list[int], config: DataConfig, table: Table, number: int) -> 
         f"the prompt has {len(ids)} tokens, more than data.max_prompt_length={limit}: raise it, or set "
         "data.filter_overlong_prompts=true to leave such prompts out, or data.truncation=left or right to cut them",
     )
-
-
-def _prompt(
-    table: Table, number: int, config: DataConfig, text: str, ids: list[int], require_teacher: bool, text_key: str
-) -> Prompt:
-    row = table.rows[number]
-    source = row.get("data_source") if "data_source" in table.columns else table.source
-    reward_model, extra_info = row.get("reward_model"), row.get("extra_info")
-    teacher = row.get(getattr(config, text_key))
-    problem = None
-    if not isinstance(source, str) or not source:
-        problem = f"data_source is {source!r}: it must be a text, which names the data"
-    elif not isinstance(reward_model, (dict, type(None))):
-        problem = f"reward_model is a {type(reward_model).__name__}: it must be {{style, ground_truth}}, or null"
-    elif not isinstance(extra_info, (dict, type(None))):
-        problem = f"extra_info is a {type(extra_info).__name__}: it must be an object, or null"
-    elif require_teacher:
-        problem = _teacher_problem(table, config, text_key, teacher)
-    problem = problem or _unusable(table, row, getattr(config, text_key))
-    if problem:
-        raise DataError.at(table.place, number, problem)
-    return Prompt(
-        uid=f"{table.label}:{number}",
-        token_ids=tuple(ids),
-        text=text,
-        data_source=str(source),
-        ground_truth=(reward_model or {}).get("ground_truth"),
-        extra_info=extra_info or {},
-        teacher_response=teacher if isinstance(teacher, str) and teacher.strip() else None,
-    )
-
-
-def _unusable(table: Table, row: Mapping[str, Any], text_key: str) -> str | None:
-    """What is wrong with the values that are handed on: to reward functions, the tokenizer and the files of a run."""
-    for key in ("data_source", "reward_model", "extra_info", text_key):
-        if problem := text_problem(row.get(key), key):
-            return problem
-    truth = (row.get("reward_model") or {}).get("ground_truth")
-    if table.path is None or isinstance(truth, _JSON):  # a program may hand any object to its own reward function
-        return None
-    return f"reward_model.ground_truth is a {type(truth).__name__} ({truth!r}): cast the column to a text or a number"
-
-
-def _teacher_problem(table: Table, config: DataConfig, text_key: str, teacher: Any) -> str | None:
-    key = getattr(config, text_key)
-    if key not in table.columns:
-        problem = (
-            f"there is no column {key!r} with a text to learn from (the columns: {', '.join(table.columns)}): "
-            f"add it, or set {config.key(text_key)}"
-        )
-        if text_key == "answer_key":
-            return problem
-        return f"{problem}; GAD learns from a teacher's text, critic.enable=false trains on rewards alone"
-    if teacher is None:
-        return f"{key} is null: write the text, or remove the row"
-    if not isinstance(teacher, str):
-        return f"{key} is a {type(teacher).__name__}: it must be a text"
-    return None if teacher.strip() else f"{key} is empty: write the text, or remove the row"
