@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,6 +128,33 @@ def test_a_terminal_that_is_closed(start: Start, tmp_path: Path) -> None:
     assert load_checkpoint(checkpoint).step >= 1
 
 
+@pytest.mark.slow
+def test_the_cursor_comes_back_where_it_leaves_at_once(start: Start, tmp_path: Path) -> None:
+    main_end, terminal = pty.openpty()
+    process = start(
+        "trainer.logger=[console]",
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        preexec_fn=_own_terminal,
+        env={**os.environ, "SECONDS_A_SCORE": "0.5"},
+    )
+    os.close(terminal)
+    parts: list[bytes] = []
+    reader = threading.Thread(target=lambda: parts.extend(iter(lambda: _read(main_end), b"")))
+    reader.start()  # a terminal that is not read blocks who writes to it
+    until_step(tmp_path / "run", 1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    reader.join(10)
+    os.close(main_end)
+    seen = b"".join(parts)
+    assert seen.rfind(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l") >= 0
+    assert b"gspo: stopped at once" in seen
+
+
 def _own_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -134,7 +162,7 @@ def _own_terminal() -> None:
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except BlockingIOError:
+    except OSError:  # nothing more for now, or the other end is closed
         return b""
 
 
@@ -185,6 +213,20 @@ def test_one_in_the_last_step_says_that_the_run_has_finished(
     assert main(["train", *run_overrides("trainer.save_hf=true")]) == 143
     assert names(capsys.readouterr().err, "gspo: stopped", "all 2 steps are done")
     assert (tmp_path / "run" / "huggingface" / "config.json").is_file()
+
+
+def test_what_the_same_command_does_next_is_true_of_its_resume_mode(
+    run_overrides: Overrides, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = assembly.train_step
+
+    def step(run: Any, number: int) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(run, number)
+
+    monkeypatch.setattr(assembly, "train_step", step)
+    assert main(["train", *run_overrides("trainer.resume_mode=disable")]) == 130
+    assert names(capsys.readouterr().err, "after step 1 of 2", "trainer.resume_mode=auto", "after step 1")
 
 
 def test_one_in_the_first_validation_trains_no_step(

@@ -66,7 +66,9 @@ def _where(run: Run, first: int) -> str:
 
 
 def _goes_on(run: Run) -> str:
-    step = newest_step(run.folder)
+    step, trainer = newest_step(run.folder), run.config.trainer
     if step is None:
         return "; no checkpoint was written yet: the same command begins again"
+    if trainer.resume_mode != "auto":
+        return f"; with trainer.resume_mode=auto it goes on from the checkpoint after step {step}"
     return f"; the same command goes on from the checkpoint after step {step}"

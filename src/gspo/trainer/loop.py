@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gspo.algorithms.stats import merge_stats, to_floats
+from gspo.checkpoint import writing
 from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
 from gspo.trainer.advantages import with_rewards
@@ -118,4 +119,5 @@ def finish_run(run: Run) -> None:
         return
     if run.config.trainer.save_hf:
         run.actor.export(run.tokenizer, run.folder / "huggingface")
-    build_report(run.folder)
+    with writing(run.folder / "report.html"):
+        build_report(run.folder)
