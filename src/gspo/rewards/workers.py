@@ -292,14 +292,8 @@ class WorkerPool:
             elif call.kwargs is None:
                 self.shares = reply["is_async"]
                 call.done.set_result(reply)
-                self._warm_up(target)
             else:
                 self._send(worker, call)
-
-    def _warm_up(self, target: Target) -> None:
-        """Starts the other processes too, which load the function while the run loads its models."""
-        while len(self._workers) < self._num_workers and (worker := self._start()) is not None:
-            self._give(worker, Call(target, None))
 
     def _answered(self, worker: Worker, reply: dict[str, Any]) -> None:
         call = worker.calls.pop(reply.pop("number"), None)
