@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gspo.checkpoint.files import CheckpointError
 
 __all__ = ["export_hf"]
@@ -14,7 +16,9 @@ __all__ = ["export_hf"]
 _ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
-def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = ()) -> None:
+def export_hf(
+    model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = (), dtype: torch.dtype | None = None
+) -> None:
     """Writes a transformers model with its generation config, and its tokenizer with the chat template.
 
     The attention implementation is this process's choice and is not written: a loader picks its own.
@@ -25,6 +29,7 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence
         path: the folder.
         end_ids: tokens that end a response; the exported generation config names them too, so that what is sampled
             elsewhere ends where it did here.
+        dtype: type of the weights that are written; None: the model's own.
 
     Raises:
         CheckpointError: `model` cannot be saved by `save_pretrained`.
@@ -35,11 +40,24 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence
         )
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
+    if dtype is None or dtype == model.dtype:
+        model.save_pretrained(path)
+    else:
+        model.save_pretrained(path, state_dict=_cast(model.state_dict(), dtype))
+        _rewrite(path / "config.json", lambda config: {**config, "dtype": str(dtype).removeprefix("torch.")})
     tokenizer.save_pretrained(path)
     _rewrite(path / "config.json", _without_attention)
     if end_ids:
         _rewrite(path / "generation_config.json", lambda generation: _with_ends(generation, end_ids))
+
+
+def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in another type; those that are tied stay one tensor."""
+    cast: dict[int, torch.Tensor] = {}
+    for tensor in state.values():
+        if tensor.data_ptr() not in cast:
+            cast[tensor.data_ptr()] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return {name: cast[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _rewrite(file: Path, change: Callable[[Any], Any]) -> None:

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from gspo.models.preparing import dtype_named
 
-__all__ = ["load_model", "load_tokenizer"]
+__all__ = ["load_model", "load_tokenizer", "stored_dtype"]
 
 _PATH_KEY = "actor_rollout_ref.model.path"
 
@@ -132,6 +132,13 @@ def _read_weights(
             "download or export the model again"
         )
     return model
+
+
+def stored_dtype(path: str, trust_remote_code: bool = False) -> torch.dtype | None:
+    """The type that a model's config names for its weights; None where it names none."""
+    config = AutoConfig.from_pretrained(_existing(path), trust_remote_code=trust_remote_code)
+    named = config.get_text_config().dtype or config.dtype
+    return named if isinstance(named, torch.dtype) else None
 
 
 def _existing(path: str | None, path_key: str = _PATH_KEY) -> str:

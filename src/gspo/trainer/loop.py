@@ -104,6 +104,8 @@ def finish_run(run: Run) -> None:
     """The model for use elsewhere, and the report."""
     if not is_main(run.world):
         return
-    if run.config.trainer.save_hf:
-        run.actor.export(run.tokenizer, run.folder / "huggingface")
+    trainer = run.config.trainer
+    save, dtype = trainer.save_hf, trainer.save_hf_dtype
+    if save:
+        run.actor.export(run.tokenizer, run.folder / "huggingface", dtype)
     build_report(run.folder)

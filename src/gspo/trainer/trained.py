@@ -18,6 +18,7 @@ from gspo.algorithms.stats import Mean, Stat
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, load_optimizer, optimizer_to_tensors
 from gspo.config.schema import OptimConfig
 from gspo.models import VALUE_HEAD, Policy, Scorer, end_token_ids
+from gspo.models.preparing import dtype_named
 from gspo.world import Alone, World
 
 __all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
@@ -206,10 +207,11 @@ class Actor(Trained):
     def _entries(self) -> dict[str, nn.Module]:
         return {"actor": self.policy.model, **self.policy.heads}
 
-    def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        """Writes the model as a Hugging Face folder."""
+    def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: str | None = None) -> None:
+        """Writes the model as a Hugging Face folder, in the type that is asked for or in that of the model trained."""
+        dtype = dtype_named(asked) if asked else self.policy.export_dtype
         model = self.policy.model
-        export_hf(model, tokenizer, folder, end_ids=end_token_ids(model, tokenizer))
+        export_hf(model, tokenizer, folder, end_ids=end_token_ids(model, tokenizer), dtype=dtype)
 
 
 def _difference(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str:
