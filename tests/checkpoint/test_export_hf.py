@@ -74,6 +74,18 @@ def test_export_loads_back(tmp_path: Path, tied: bool, dtype: torch.dtype) -> No
     assert words.apply_chat_template([{"role": "user", "content": "b"}], tokenize=False) == "b "
 
 
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_weights_are_written_in_another_type(tmp_path: Path, tied: bool) -> None:
+    model = tiny_model(tied, torch.float32)
+    export_hf(model, tiny_tokenizer(), tmp_path, dtype=torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert loaded.dtype is torch.bfloat16
+    expected = model.state_dict()
+    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in loaded.state_dict().items())
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+    assert model.dtype is torch.float32
+
+
 def test_private_attention_is_not_written_for_nested_configs(tmp_path: Path) -> None:
     class Saved:
         """Writes a config as a model of text and vision parts might."""

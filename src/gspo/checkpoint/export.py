@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gspo.checkpoint.files import CheckpointError, sync, writing
 
 __all__ = ["export_hf"]
@@ -18,7 +20,9 @@ _CONFIG = "config.json"
 _DRAFT = ".tmp"
 
 
-def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = ()) -> None:
+def export_hf(
+    model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = (), dtype: torch.dtype | None = None
+) -> None:
     """Writes a transformers model with its generation config, and its tokenizer with the chat template.
 
     The attention implementation is this process's choice and is not written: a loader picks its own. Everything is
@@ -31,6 +35,7 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence
         path: the folder, made where it is missing.
         end_ids: tokens that end a response; the exported generation config names them too, so that what is sampled
             elsewhere ends where it did here.
+        dtype: type of the weights that are written; None: the model's own.
 
     Raises:
         CheckpointError: `model` cannot be saved by `save_pretrained`, or the disk takes no more.
@@ -45,18 +50,31 @@ def export_hf(model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence
     try:
         with writing(path):
             draft.mkdir(parents=True)
-            _write(model, tokenizer, draft, end_ids)
+            _write(model, tokenizer, draft, end_ids, dtype)
             _move(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write(model: Any, tokenizer: Any, path: Path, end_ids: Sequence[int]) -> None:
-    model.save_pretrained(path)
+def _write(model: Any, tokenizer: Any, path: Path, end_ids: Sequence[int], dtype: torch.dtype | None) -> None:
+    if dtype is None or dtype == model.dtype:
+        model.save_pretrained(path)
+    else:
+        model.save_pretrained(path, state_dict=_cast(model.state_dict(), dtype))
+        _rewrite(path / _CONFIG, lambda config: {**config, "dtype": str(dtype).removeprefix("torch.")})
     tokenizer.save_pretrained(path)
     _rewrite(path / _CONFIG, _without_attention)
     if end_ids:
         _rewrite(path / "generation_config.json", lambda generation: _with_ends(generation, end_ids))
+
+
+def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in another type; those that are tied stay one tensor."""
+    cast: dict[int, torch.Tensor] = {}
+    for tensor in state.values():
+        if tensor.data_ptr() not in cast:
+            cast[tensor.data_ptr()] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return {name: cast[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _rewrite(file: Path, change: Callable[[Any], Any]) -> None:

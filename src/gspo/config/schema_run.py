@@ -76,6 +76,9 @@ class TrainerConfig(Section):
     )
     max_actor_ckpt_to_keep: int | None = option(None, "Newest checkpoints to keep; null: all.", at_least=1)
     save_hf: bool = option(True, "Write the final model as a Hugging Face folder.")
+    save_hf_dtype: str | None = option(
+        None, "Type of that folder's weights; null: the type of the model trained.", choices=("float32", "bfloat16")
+    )
     logger: list[str] = option(
         ["console", "jsonl", "tensorboard"], "Where metrics go: console, jsonl (always on), tensorboard, wandb."
     )

@@ -21,7 +21,7 @@ from gspo.config.paths import expanded, is_jinja
 from gspo.models.folder import MODEL_FILES, TOKENIZER_FILES, check_files
 from gspo.models.preparing import dtype_named
 
-__all__ = ["load_model", "load_tokenizer"]
+__all__ = ["load_model", "load_tokenizer", "stored_dtype"]
 
 _PATH_KEY = "actor_rollout_ref.model.path"
 
@@ -148,6 +148,14 @@ def _read_weights(
             "download or export the model again"
         )
     return model
+
+
+def stored_dtype(path: str, trust_remote_code: bool = False) -> torch.dtype | None:
+    """The type that a model's config names for its weights; None where it names none."""
+    folder = _existing(path, _PATH_KEY, ("config.json",))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    named = config.get_text_config().dtype or config.dtype
+    return named if isinstance(named, torch.dtype) else None
 
 
 def _existing(path: str | None, path_key: str, marks: Sequence[str]) -> str:

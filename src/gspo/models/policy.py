@@ -28,6 +28,7 @@ class Policy:
     Attributes:
         backbone: through which every pass goes; it holds the model and the value head.
         notices: lines that a run says of it at its start.
+        export_dtype: the type of its exported weights; None: their own.
 
     Raises:
         ValueError: the model does not use the attention interface.
@@ -41,6 +42,7 @@ class Policy:
         self.value_head = value_head
         self.backbone = Backbone(model, value_head, compute)
         self.notices: list[str] = []
+        self.export_dtype: torch.dtype | None = None
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,7 @@ from gspo.models.checking import verify_packed_forward
 from gspo.models.cpu.fused import undo_fused_kernels
 from gspo.models.hub import require_hub
 from gspo.models.limits import require_length
-from gspo.models.loading import load_model, load_tokenizer
+from gspo.models.loading import load_model, load_tokenizer, stored_dtype
 from gspo.models.policy import Policy
 from gspo.models.preparing import prepare_model, randomness
 from gspo.models.scalar_head import scalar_head
@@ -78,6 +78,7 @@ def load_policy(
             "actor_rollout_ref.model.override_config replaces entries where a model is read from a folder, and this "
             "one is an object: set them when you make it, and take override_config out"
         )
+    source_dtype = model.dtype if path is None else stored_dtype(path, config.trust_remote_code)
     random = randomness(model)
     compute = prepare_model(
         model,
@@ -90,6 +91,8 @@ def load_policy(
         path=path,
     )
     policy = Policy(model, scalar_head(model) if with_values else None, compute)
+    if train:
+        policy.export_dtype = source_dtype
     if random and train:
         rates = ", ".join(f"{_DROPOUT if rate == 'p' else rate} {value:g}" for rate, value in sorted(random.items()))
         policy.notices.append(

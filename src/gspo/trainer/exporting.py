@@ -8,11 +8,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, find_latest, load_checkpoint
+from gspo.checkpoint import Checkpoint, CheckpointError, find_latest, load_checkpoint
 from gspo.config import Config, load_config
 from gspo.config.paths import expanded
 from gspo.config.schema import ModelConfig
-from gspo.models import Policy, end_token_ids, load_actor_tokenizer, load_policy
+from gspo.models import Policy, load_actor_tokenizer, load_policy
+from gspo.trainer.trained import export_policy
 
 __all__ = ["began_with", "export_checkpoint", "is_checkpoint", "load_weights"]
 
@@ -60,7 +61,8 @@ def export_checkpoint(
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}. Its run began with {model.path}: {_REMEDY}") from error
     load_weights(policy, checkpoint, model)
-    export_hf(policy.model, tokenizer, folder, end_ids=end_token_ids(policy.model, tokenizer))
+    asked = config.trainer.save_hf_dtype or load_config(str(run), "config", external=False).trainer.save_hf_dtype
+    export_policy(policy, tokenizer, folder, asked)
     return folder
 
 

@@ -117,7 +117,8 @@ def finish_run(run: Run) -> None:
     """The model for use elsewhere, and the report."""
     if not is_main(run.world):
         return
-    if run.config.trainer.save_hf:
-        run.actor.export(run.tokenizer, run.folder / "huggingface")
+    trainer = run.config.trainer
+    if trainer.save_hf:
+        run.actor.export(run.tokenizer, run.folder / "huggingface", trainer.save_hf_dtype)
     with writing(run.folder / "report.html"):
         build_report(run.folder)

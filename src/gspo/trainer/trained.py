@@ -18,10 +18,11 @@ from gspo.algorithms.stats import Mean, Stat
 from gspo.checkpoint import Checkpoint, CheckpointError, export_hf, load_optimizer, optimizer_to_tensors
 from gspo.config.schema import OptimConfig
 from gspo.models import VALUE_HEAD, Policy, Scorer, end_token_ids
+from gspo.models.preparing import dtype_named
 from gspo.trainer.loss_scale import LossScale
 from gspo.world import Alone, World
 
-__all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "make_optimizer", "make_schedule"]
+__all__ = ["Actor", "Trained", "TrainedScorer", "clip_and_step", "export_policy", "make_optimizer", "make_schedule"]
 
 # The types that weights may have, by safetensors' names.
 _TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -258,10 +259,15 @@ class Actor(Trained):
     def _entries(self) -> dict[str, nn.Module]:
         return {"actor": self.policy.model, **self.policy.heads}
 
-    def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        """Writes the model as a Hugging Face folder."""
-        model = self.policy.model
-        export_hf(model, tokenizer, folder, end_ids=end_token_ids(model, tokenizer))
+    def export(self, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: str | None = None) -> None:
+        """Writes the model as a Hugging Face folder, in the type that is asked for or in that of the model trained."""
+        export_policy(self.policy, tokenizer, folder, asked)
+
+
+def export_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: str | None) -> None:
+    """Writes a policy's model as a Hugging Face folder, in the type that is asked for or in that of the model read."""
+    dtype = dtype_named(asked) if asked else policy.export_dtype
+    export_hf(policy.model, tokenizer, folder, end_ids=end_token_ids(policy.model, tokenizer), dtype=dtype)
 
 
 def _difference(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str:
