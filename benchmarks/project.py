@@ -69,6 +69,16 @@ class TokenRewards:
         del prompts
         return []
 
+    def figures(self, prompts: Iterable[Prompt], *, by_source: bool = True) -> set[str]:
+        """The names of what `score` gives."""
+        del prompts, by_source
+        return {"reward/tokens/mean"}
+
+    def says_correct(self, prompt: Prompt) -> bool:
+        """A share of tokens is no accuracy."""
+        del prompt
+        return False
+
     def keep_output(self, folder: Path) -> None:
         """Nothing is printed."""
 

@@ -118,7 +118,8 @@ def finish_run(run: Run) -> None:
     if not is_main(run.world):
         return
     trainer = run.config.trainer
-    if trainer.save_hf:
-        run.actor.export(run.tokenizer, run.folder / "huggingface", trainer.save_hf_dtype)
+    save, dtype = trainer.save_hf, trainer.save_hf_dtype
+    if save:
+        run.actor.export(run.tokenizer, run.folder / "huggingface", dtype)
     with writing(run.folder / "report.html"):
         build_report(run.folder)
