@@ -14,6 +14,8 @@ from gspo.algorithms import (
     compute_rloo_outcome_advantage,
     group_numbers,
 )
+from gspo.algorithms.registry import get_adv_estimator_fn
+from gspo.methods import ADVANTAGES
 
 LABELS = ["a", "b", "a", "c", "b", "a"]
 SCORES = [1.0, -0.5, 0.25, 2.0, 1.5, 0.0]
@@ -147,3 +149,15 @@ def test_group_numbers_errors():
         group_numbers(np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"^index has 2 labels for 3 rows$"):
         compute_grpo_outcome_advantage(torch.ones(3, 1), torch.ones(3, 1), np.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {"gae"}))
+def test_rewards_of_any_type_give_the_values_of_float32(name, dtype):
+    """600 in a group: in bfloat16 a sum of ones stops at 256."""
+    index, mask = np.repeat([0, 1], 600), torch.ones(1200, 2)
+    rewards = torch.stack([torch.zeros(1200), (torch.arange(1200) % 3 == 0).float()], 1)
+    function = get_adv_estimator_fn(name)
+    kwargs = {} if name == "reinforce_plus_plus" else {"index": index}
+    expected, ours = (function(given, response_mask=mask, **kwargs)[0] for given in (rewards, rewards.to(dtype)))
+    assert torch.equal(ours, expected)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gspo.algorithms.aggregation import masked_whiten, zero_masked
+from gspo.algorithms.aggregation import at_least_float32, masked_whiten, zero_masked
 from gspo.algorithms.grouping import group_stats
 from gspo.algorithms.registry import AdvantageEstimator, register_adv_est
 from gspo.algorithms.settings import read_setting
@@ -59,7 +59,7 @@ def compute_grpo_outcome_advantage(
         norm_adv_by_std_in_grpo: whether to divide by it; Dr. GRPO (arXiv 2503.20783) does not.
         config: not read.
     """
-    scores = token_level_rewards.sum(dim=-1)
+    scores = at_least_float32(token_level_rewards).sum(dim=-1)
     group = group_stats(scores, index)
     alone = group.count == 1
     centred = torch.where(alone, scores, group.deviation)
@@ -101,7 +101,8 @@ def compute_gdpo_outcome_advantage(
         config: not read.
         sum_over_ranks: adds a number up over the ranks that hold parts of the batch; None: this is all of it.
     """
-    terms = token_level_rewards.sum(dim=-1, keepdim=True) if reward_terms is None else reward_terms
+    rewards = at_least_float32(token_level_rewards)
+    terms = rewards.sum(dim=-1, keepdim=True) if reward_terms is None else at_least_float32(reward_terms)
     weights = torch.ones_like(terms) if reward_weights is None else reward_weights
     total = torch.zeros_like(terms[:, 0])
     for scores, weight in zip(terms.unbind(1), weights.unbind(1), strict=True):
@@ -145,7 +146,7 @@ def compute_grpo_passk_outcome_advantage(
     Raises:
         ValueError: a group has one response only.
     """
-    scores = token_level_rewards.sum(dim=-1)
+    scores = at_least_float32(token_level_rewards).sum(dim=-1)
     group = group_stats(scores, index)
     if bool((group.count < 2).any()):
         row = int((group.count < 2).nonzero()[0])
@@ -175,7 +176,7 @@ def compute_rloo_outcome_advantage(
     **kwargs: Any,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """RLOO: A_i = R_i - mean of the other responses' rewards (arXiv 2402.14740). A group of one keeps R_i."""
-    scores = token_level_rewards.sum(dim=-1)
+    scores = at_least_float32(token_level_rewards).sum(dim=-1)
     group = group_stats(scores, index)
     others = group.deviation * group.count / (group.count - 1).clamp(min=1)
     return _over_tokens(torch.where(group.count == 1, scores, others), response_mask)
@@ -198,7 +199,7 @@ def compute_opo_outcome_advantage(
 
     A group of one keeps R_i.
     """
-    scores = token_level_rewards.sum(dim=-1)
+    scores = at_least_float32(token_level_rewards).sum(dim=-1)
     group = group_stats(scores, index)
     length = response_mask.bool().sum(dim=-1).to(scores.dtype)
     zeros = scores.new_zeros(group.num_groups)
@@ -223,7 +224,7 @@ def compute_reinforce_plus_plus_baseline_outcome_advantage(
 
     A group of one has mean 0.
     """
-    scores = token_level_rewards.sum(dim=-1)
+    scores = at_least_float32(token_level_rewards).sum(dim=-1)
     group = group_stats(scores, index)
     tokens, _ = _over_tokens(torch.where(group.count == 1, scores, group.deviation), response_mask)
     advantages = masked_whiten(tokens, response_mask, sum_over_ranks=sum_over_ranks)

@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "LossAggMode",
     "agg_loss",
+    "at_least_float32",
     "masked_mean",
     "masked_sum",
     "masked_var",
@@ -26,6 +27,11 @@ LossAggMode = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean",
 
 # Under the root of a variance, so that a constant row whitens to 0 instead of 0/0. verl's value.
 _VARIANCE_EPSILON = 1e-8
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The values in float32, or in the wider type that they have: sums of integers and of 16 bits go wrong."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def zero_masked(values: Tensor, mask: Tensor) -> Tensor:

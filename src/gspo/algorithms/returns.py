@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gspo.algorithms.aggregation import masked_whiten, zero_masked
+from gspo.algorithms.aggregation import at_least_float32, masked_whiten, zero_masked
 from gspo.algorithms.registry import AdvantageEstimator, register_adv_est
 from gspo.algorithms.settings import read_setting
 
@@ -43,6 +43,7 @@ def compute_gae_advantage_return(
         (whitened advantages, returns), 0 under the mask.
     """
     written = response_mask.bool()
+    token_level_rewards, values = at_least_float32(token_level_rewards), at_least_float32(values)
     next_value = torch.zeros_like(values[:, 0])
     advantage = torch.zeros_like(next_value)
     backwards = []
@@ -78,6 +79,7 @@ def compute_reinforce_plus_plus_outcome_advantage(
     """
     gamma = float(read_setting(config, "gamma", 1.0))
     written = response_mask.bool()
+    token_level_rewards = at_least_float32(token_level_rewards)
     running = torch.zeros_like(token_level_rewards[:, 0])
     backwards = []
     for t in reversed(range(token_level_rewards.shape[1])):
