@@ -81,8 +81,6 @@ COSTLY = {
 }
 
 
-# The clock may strike within a callback of Python's own, which reports it and goes on; it strikes again.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("answer", COSTLY.values(), ids=COSTLY)
 @pytest.mark.parametrize("gold", ["72", "2\\sqrt{3}+x"])
 def test_a_costly_answer_is_wrong_at_once(answer: str, gold: str) -> None:
