@@ -87,6 +87,8 @@ class PolicyLoss:
         zero_advantage_never_clips: whether no token of such a response counts as clipped.
         clip_band: healthy share of clipped tokens; where none is given, that of sequence or of token ratios. None in a
             loss that does not clip.
+        token_form: the loss that keeps each token's own advantage, where this one takes their mean over a response;
+            empty in one that keeps them itself.
         source: paper and equation.
         aliases: further names of the same loss.
 
@@ -101,6 +103,7 @@ class PolicyLoss:
     zero_advantage_is_zero: bool = False
     zero_advantage_never_clips: bool = False
     clip_band: Band | None = None
+    token_form: str = ""
     source: str = ""
     aliases: tuple[str, ...] = ()
 
@@ -190,6 +193,7 @@ _LOSSES = (
         clip=GSPO_CLIP,
         aggregation=_SEQUENCE_MEAN,
         **_BY_SIGN,
+        token_form="gspo_token",
         source="GSPO, arXiv 2507.18071, eqs. 5, 7",
     ),
     PolicyLoss(

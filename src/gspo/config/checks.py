@@ -94,8 +94,8 @@ def _about_the_clip(config: Config) -> Iterator[str]:
 
 def _about_token_advantages(config: Config) -> Iterator[str]:
     """About a sequence loss with what varies from token to token: each token then gets the mean of its response."""
-    algorithm, loss = config.algorithm, config.actor.policy_loss
-    if loss.loss_mode != "gspo":
+    algorithm, loss, key = config.algorithm, config.loss_facts, config.actor.policy_loss.key("loss_mode")
+    if not loss.token_form:
         return
     varies = []
     shaped = config.uses_value_critic or algorithm.use_kl_in_reward or algorithm.gamma != 1
@@ -105,8 +105,8 @@ def _about_token_advantages(config: Config) -> Iterator[str]:
         varies.append(f"{algorithm.rollout_correction.key('rollout_is')}=token")
     if varies:
         yield (
-            f"{' and '.join(varies)} with {loss.key('loss_mode')}=gspo: one ratio stands for a whole response, so that "
-            f"every token learns from the mean over it. {loss.key('loss_mode')}=gspo_token keeps each token's own"
+            f"{' and '.join(varies)} with {key}={loss.name}: one ratio is used for a whole response, so that every "
+            f"token learns from the mean over it. {key}={loss.token_form} keeps each token's own"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MOST_LEVELS", "text_problem"]
+__all__ = ["MOST_LEVELS", "first_line", "text_problem"]
 
 # Far above what data and settings need, far below where recursive readers and writers of JSON and YAML give up.
 MOST_LEVELS = 100
@@ -60,3 +60,8 @@ def _problem(text: str, nul: bool) -> str | None:
 def _plain(text: Any) -> str:
     """A text that can be printed, whatever it holds."""
     return str(text).encode(errors="backslashreplace").decode()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return str(error).strip().splitlines()[0].rstrip(" :.") if str(error).strip() else type(error).__name__

@@ -14,18 +14,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gspo.config.texts import first_line
 from gspo.groups import Group, Prompt, Response
 from gspo.models.backbone import Inputs, Read, evaluation_mode
 from gspo.models.packing import pack
 from gspo.models.policy import Policy
 
-__all__ = ["TOLERANCE", "checked_length", "made_group", "verify_packed_forward"]
+__all__ = ["FURTHEST", "TOLERANCE", "checked_length", "made_group", "verify_packed_forward"]
 
 # Another order of the same sums differs by about 1e-5 (models compute norms in float32 whatever their dtype); a wrong
 # mask or head differs by far more.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 5e-2}
 # Of many tokens one may be off by this many times as much: rounding adds up over a long row.
-_FURTHEST = 10.0
+FURTHEST = 10.0
 # Of a gradient, as a part of its size.
 _GRADIENT_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.5}
 # Gradients of parameters of up to so many numbers: all of a small model, norms, biases and some layers of a large one.
@@ -59,7 +60,7 @@ def verify_packed_forward(policy: Policy, longest: int = _SHORT, *, gradients: b
             _require_one_number(policy)
             length = checked_length(policy, longest)
             if length > _SHORT:
-                furthest = max(furthest, _compare(policy, [_short(policy), *_long(policy, length)], _FURTHEST))
+                furthest = max(furthest, _compare(policy, [_short(policy), *_long(policy, length)], FURTHEST))
         if gradients:
             # The model's own backward pass would recompute under this project's attention, which needs a context.
             with evaluation_mode(policy.model):
@@ -69,9 +70,8 @@ def verify_packed_forward(policy: Policy, longest: int = _SHORT, *, gradients: b
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's own code raises where it is not called as it expects
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
         raise ValueError(
-            f"{name} cannot run packed groups: {said}{_why(policy)}; train a model of another family "
+            f"{name} cannot run packed groups: {first_line(error)}{_why(policy)}; train a model of another family "
             "(Llama, Qwen, Gemma, Mistral, ...)"
         ) from error
     return furthest

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from gspo.config.paths import expanded, is_jinja
+from gspo.config.texts import first_line
 from gspo.models.folder import MODEL_FILES, TOKENIZER_FILES, check_files
 from gspo.models.preparing import dtype_named
 
@@ -50,7 +51,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # files that are JSON of another form make the libraries raise anything
         raise ValueError(
-            f"no tokenizer could be loaded from {path} ({_first_line(error)}): put its files there, or set "
+            f"no tokenizer could be loaded from {path} ({first_line(error)}): put its files there, or set "
             "actor_rollout_ref.model.tokenizer_path to a folder that has them"
         ) from error
     if tokenizer.eos_token_id is None:
@@ -183,10 +184,6 @@ def _existing(path: str | None, path_key: str, marks: Sequence[str]) -> str:
 
 def _unloadable(path: str, path_key: str, error: Exception) -> ValueError:
     return ValueError(
-        f"no model could be loaded from {path} ({_first_line(error)}): download or export it again, or set {path_key} "
+        f"no model could be loaded from {path} ({first_line(error)}): download or export it again, or set {path_key} "
         "to another"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(" :.") if str(error).strip() else type(error).__name__

@@ -68,7 +68,7 @@ class RatioNoise:
                 f"the clip begins at {limit:g}. Old log-probabilities are taken from the updates' own passes, so that "
                 "the first update of a step is not clipped by it; later ones are in part. "
                 "actor_rollout_ref.model.mixed_precision_dtype=float16 rounds eight times finer than bfloat16, and "
-                "mixed_precision=false (with dtype=float32) a thousand times"
+                "mixed_precision=false (with dtype=float32) far finer still"
             )
         return {"actor/ratio_noise": Max(noise)}
 

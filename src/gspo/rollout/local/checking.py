@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gspo.config.texts import first_line
 from gspo.groups import Group, GroupBatch
 from gspo.models import Inputs, Policy, Read, pack
-from gspo.models.checking import TOLERANCE, checked_length, made_group
+from gspo.models.checking import FURTHEST, TOLERANCE, checked_length, made_group
 from gspo.rollout.local.cache import DecodeCache
 from gspo.rollout.local.prefill import Prefill
 
 __all__ = ["verify_sampling"]
 
 _SHORT, _STEPS = 4, 8
-# Of one token among many, next to the mean of all.
-_FURTHEST = 10.0
 
 
 @torch.no_grad()
@@ -40,14 +39,13 @@ def verify_sampling(policy: Policy, longest: int = 0) -> float:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model's own code raises where it is not called as it expects
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
         raise ValueError(
-            f"{name} cannot be sampled by the local engine: {said}; train a model of another family, or set "
-            "actor_rollout_ref.rollout.name to an engine of yours"
+            f"{name} cannot be sampled by the local engine: {first_line(error)}; train a model of another family, or "
+            "set actor_rollout_ref.rollout.name to an engine of yours"
         ) from error
     packed, _ = policy.log_probs(GroupBatch.from_groups(groups, policy.device, scored=False))
     difference, tolerance = (decoded - packed).abs(), TOLERANCE[policy.product_dtype]
-    if not (float(difference.mean()) <= tolerance and float(difference.max()) <= _FURTHEST * tolerance):
+    if not (float(difference.mean()) <= tolerance and float(difference.max()) <= FURTHEST * tolerance):
         raise ValueError(
             f"{name}: log-probabilities from cached decoding differ from those of packed groups by "
             f"{float(difference.max()):.2g} nats (rounding would explain {tolerance:.0e}), so that the policy would be "
