@@ -6,15 +6,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Stopped", "handled", "is_importing", "leave_at_once", "let_go_of_terminal"]
+__all__ = ["Stopped", "first_done", "handled", "is_importing", "leave_at_once", "let_go_of_terminal", "result_of"]
+
+_T = TypeVar("_T")
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\x1b[?25h"
+# A signal that comes in the instant before a thread goes to sleep on a lock does not wake it. No wait for another
+# thread is longer than these seconds at a time, so that the signal is heard.
+_SLICE = 0.1
 
 
 class Stopped(KeyboardInterrupt):
@@ -47,6 +53,21 @@ def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def result_of(future: Future[_T]) -> _T:
+    """The result of a future, waited for so that a signal is heard at any time; raises what the future raised."""
+    while not future.done():
+        wait([future], timeout=_SLICE)
+    return future.result()
+
+
+def first_done(futures: Collection[Future[_T]]) -> tuple[set[Future[_T]], set[Future[_T]]]:
+    """Waits until one is done, so that a signal is heard at any time; returns those that are done and the others."""
+    while True:
+        done, others = wait(futures, timeout=_SLICE, return_when=FIRST_COMPLETED)
+        if done or not others:
+            return done, others
 
 
 def let_go_of_terminal() -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +28,7 @@ from gspo.data.messages import Messages, to_messages
 from gspo.data.rows import DataError, Table, read_table
 from gspo.data.teacher_client import Endpoint, EndpointClient, Refused
 from gspo.data.teacher_journal import Journal, TeacherResponse
+from gspo.signals import first_done
 
 __all__ = ["Collected", "collect_teacher"]
 
@@ -195,7 +196,7 @@ def _ask_all(
         try:
             waiting |= {pool.submit(ask, *place) for place in islice(pending, concurrency)}
             while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                done, waiting = first_done(waiting)
                 for future in done:
                     future.result()
                 waiting |= {pool.submit(ask, *place) for place in islice(pending, len(done))}

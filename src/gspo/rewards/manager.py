@@ -18,6 +18,7 @@ from gspo.rewards.functions import named_functions, registered
 from gspo.rewards.loading import load_function
 from gspo.rewards.seen import KeptTokens
 from gspo.rewards.workers import WorkerPool
+from gspo.signals import result_of
 
 __all__ = ["RewardManager"]
 
@@ -111,7 +112,7 @@ class RewardManager:
             for seen in [response if self._kept is None else self._kept(response)]
         ]
         judged = [
-            [(part, future.result()) for part, future in zip(row, futures, strict=True)]
+            [(part, result_of(future)) for part, future in zip(row, futures, strict=True)]
             for row, futures in zip(parts, pending, strict=True)
         ]
         for (_, _, response), outcomes in zip(places, judged, strict=True):

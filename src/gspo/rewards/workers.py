@@ -17,6 +17,7 @@ from gspo.rewards.calls import Call, Worker
 from gspo.rewards.concurrency import TICK, Concurrency, computes, memory_is_free
 from gspo.rewards.errors import describe
 from gspo.rewards.process import Guardian, Process, Target
+from gspo.signals import result_of
 
 __all__ = ["WorkerPool"]
 
@@ -27,6 +28,8 @@ _GRACE = 1.0
 # A process is handed this many calls of a function whose calls take less than so many seconds: one to run, and others
 # for when it has answered, or else it would wait for the next as long as it computes.
 _HANDED, _CHEAP = 16, 0.005
+# Seconds that ending the processes may take.
+_END_LIMIT = 5.0
 # Seconds between two looks whether a process has ended of which a fork still holds its pipes.
 _LOOK = 0.25
 
@@ -96,7 +99,7 @@ class WorkerPool:
         Raises:
             RewardError: it cannot be loaded.
         """
-        reply: dict[str, Any] = self._add(Call(target, None)).result()
+        reply: dict[str, Any] = result_of(self._add(Call(target, None)))
         return reply
 
     def keep_output(self, file: Path) -> None:
@@ -110,7 +113,7 @@ class WorkerPool:
             if thread is not None and thread.is_alive() and not self._ended:
                 os.write(self._wake, b"w")  # in any case: a Ctrl-C may have cut a wake-up short
         if thread is not None:
-            thread.join()
+            thread.join(_END_LIMIT)  # a Ctrl-C may have left it waiting for the lock of a future
 
     def __enter__(self) -> WorkerPool:
         return self
