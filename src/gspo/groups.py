@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Group", "GroupBatch", "Outcome", "Prompt", "Response"]
+__all__ = ["FinishReason", "Group", "GroupBatch", "Outcome", "Prompt", "Response"]
 
 FinishReason = Literal["stop", "length"]
 
@@ -82,6 +82,8 @@ class Response:
         finish_reason: "stop" (end token or stop string) or "length" (cut at the token limit).
         loss_mask: which tokens the policy wrote, where not all of them are (tool turns); None means all. (T,)
         outcome: what the reward said; None until it is scored.
+        entropy: mean, over the tokens the policy wrote, of the entropy of the distribution that each was drawn from, in
+            nats, at the temperature and before top-p/k; None where the engine does not measure it.
     """
 
     token_ids: list[int]
@@ -90,6 +92,7 @@ class Response:
     finish_reason: FinishReason
     loss_mask: list[bool] | None = None
     outcome: Outcome | None = None
+    entropy: float | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -78,7 +78,8 @@ class RolloutEngine(Protocol):
 
         A response's `token_ids` are the sampled ones, its end token included where one was sampled; its `log_probs` are
         those of the policy at `sampling.temperature`, before top_p, top_k and min_p; its `finish_reason` is "stop" or
-        "length". Training reads the tokens as they are and never spells or reads the text again.
+        "length". Training reads the tokens as they are and never spells or reads the text again. An engine that can
+        sets the response's `entropy` too: a run that takes the samples' log-probabilities for old ones logs it.
 
         Random draws depend on the engine's seed, `step`, the prompt's uid, the response's number and the position
         only: never on what else is in the batch. `on_ended` is called with the number of responses that have ended

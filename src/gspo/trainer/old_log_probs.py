@@ -24,7 +24,7 @@ from gspo.trainer.batching import Cut, mini_batches_of, over_passes, passes
 from gspo.trainer.critics import Stats
 from gspo.world import World
 
-__all__ = ["Limits", "OldLogProbs", "add_log_probs", "add_log_probs_of_updates", "old_name"]
+__all__ = ["Limits", "OldLogProbs", "add_log_probs", "add_log_probs_of_updates", "old_name", "sampled_entropy"]
 
 
 # Another order of the same float32 sums differs by about 1e-5 nats; other weights, or a sampler that computes the
@@ -105,6 +105,18 @@ def add_log_probs_of_updates(
     return stats
 
 
+def sampled_entropy(batch: GroupBatch, world: World) -> Stats:
+    """`actor/entropy` as the engine measured it; nothing where it did not, for a response of any rank."""
+    mask = batch["response_mask"]
+    known = [response.entropy for group in batch.groups for response in group.responses]
+    measured = [entropy for entropy in known if entropy is not None]
+    if world.any(len(measured) < len(known)):
+        return {}
+    each = torch.tensor(measured, dtype=torch.float64, device=mask.device)
+    lengths = mask.sum(-1)
+    return {"actor/entropy": Mean((each * lengths).sum(), lengths.sum())}
+
+
 class OldLogProbs(Part):
     """Where a step's old log-probabilities come from: the samples themselves, or passes of their own.
 
@@ -138,7 +150,7 @@ class OldLogProbs(Part):
         self._samples_serve = None if self._undecided else bool(bypass)
 
     def add(self, batch: GroupBatch, step: int) -> Stats:
-        """`old_log_probs`, and the figures of the pass where one was made.
+        """`old_log_probs`, and `actor/entropy`: of the pass where one is made, else of the samples.
 
         Undecided, a run compares its first batch: where the log-probabilities that came with the samples are those of
         the policy, they serve, in that batch and from then on, and the pass over every batch is saved.
@@ -150,7 +162,8 @@ class OldLogProbs(Part):
             if not self._samples_serve:
                 return stats
         batch["old_log_probs"] = batch["rollout_log_probs"]
-        return {}  # whatever step it was: a resumed run logs what an uninterrupted one does
+        # The samples' in the first step too: a resumed run logs what an uninterrupted one does.
+        return sampled_entropy(batch, self._world)
 
     def _pass(self, batch: GroupBatch, step: int) -> Stats:
         if self._policy.is_narrow:

@@ -129,7 +129,7 @@ class PolicyUpdate:
         Args:
             batch: this rank's groups, with advantages.
             step: number of the step.
-            with_entropy: report the policy's entropy, of the passes that train.
+            with_entropy: report the entropy, of the passes before the policy moves: of the first optimizer batch.
 
         Raises:
             ValueError: the samples are of another model than the policy.
@@ -143,7 +143,7 @@ class PolicyUpdate:
                 counts = counted(loss_mask(mini_batch), self._world)
                 if not bool(counts.num_tokens):
                     continue
-                for part, log_prob, figures in self._accumulate(mini_batch, counts, with_entropy, old):
+                for part, log_prob, figures in self._accumulate(mini_batch, counts, with_entropy and unmoved, old):
                     stats.append(figures)
                     if unmoved:
                         stats.append(rollout_drift(part, log_prob))
@@ -190,7 +190,7 @@ class PolicyUpdate:
             stats = merge_stats([stats, {name: stat for name, stat in unclipped.items() if name in stats}])
             stats["actor/pg_loss"], unclipped = own.share(loss), {}
             if with_entropy:
-                stats["actor/entropy"] = Mean.masked(entropy, own.mask)
+                stats["actor/entropy"] = Mean.masked(entropy, part["response_mask"])
             for term in self._terms[1:]:
                 further, figures = term(own)
                 loss, stats = loss + further, stats | figures

@@ -20,7 +20,7 @@ from gspo.observe import PhaseClock
 from gspo.trainer.advantages import add_advantages, add_rewards
 from gspo.trainer.batching import Cut, over_passes
 from gspo.trainer.critics import Critic, Stats
-from gspo.trainer.old_log_probs import OldLogProbs
+from gspo.trainer.old_log_probs import OldLogProbs, sampled_entropy
 from gspo.world import World, count
 
 __all__ = [
@@ -200,6 +200,8 @@ class Preparation:
         if self._always_old or self._updates.updates(count(self._world, len(batch.groups))) > 1:
             with self._clock("old_log_prob"):
                 stats.append(self._old_log_probs.add(batch, step))
+        else:
+            stats.append(sampled_entropy(batch, self._world))
         self._reference.add(batch)
         stats.append(self._critic.prepare(batch))
         with self._clock("adv"):

@@ -50,7 +50,7 @@ def test_a_stop_text_ends_a_response(
             break
     expected = None if sampled is None else len(tokenizer(sampled, add_special_tokens=False)["input_ids"])
     assert length == expected
-    response = endings.response(token_ids[:length], [0.0] * len(token_ids[:length]))
+    response = endings.response(token_ids[:length], [0.0] * len(token_ids[:length]), 0.5)
     assert (response.text, response.finish_reason) == (text, "length" if sampled is None else "stop")
 
 
@@ -58,5 +58,5 @@ def test_an_end_token_that_is_a_plain_one_is_not_in_the_text(tokenizer: PreTrain
     end = tokenizer.convert_tokens_to_ids("</tool>")
     endings = Endings(tokenizer, torch.tensor([end]), SamplingParams(10))
     token_ids = tokenizer("ab</tool>", add_special_tokens=False)["input_ids"]
-    response = endings.response(token_ids, [0.0] * 3)
+    response = endings.response(token_ids, [0.0] * 3, 0.5)
     assert (response.text, response.finish_reason, response.token_ids) == ("ab", "stop", token_ids)

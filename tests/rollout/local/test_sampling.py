@@ -45,12 +45,14 @@ def test_draws_follow_the_truncated_distribution(sampling: SamplingParams) -> No
     expected = truncated(scaled.tolist(), sampling)
     count = 20_000
     draws = torch.from_numpy(uniforms(np.arange(count, dtype=np.uint64), 0))
-    tokens, log_probs = sample_tokens(logits.repeat(count, 1), draws, sampling)
+    tokens, log_probs, entropies = sample_tokens(logits.repeat(count, 1), draws, sampling)
     observed = torch.bincount(tokens, minlength=8) / count
     for token in range(8):
         spread = math.sqrt(expected[token] * (1 - expected[token]) / count)
         assert abs(float(observed[token]) - expected[token]) <= 4 * spread
     torch.testing.assert_close(log_probs, scaled.log()[tokens].float(), atol=1e-5, rtol=1e-5)
+    entropy = -sum(p * math.log(p) for p in scaled.tolist())  # before truncation, as the log-probabilities
+    assert entropies.tolist() == pytest.approx([entropy] * count, rel=1e-5)
 
 
 @pytest.mark.parametrize("vocabulary", [300, 512, 5000])
@@ -58,7 +60,7 @@ def test_a_large_vocabulary_is_drawn_from_as_its_distribution_function_says(voca
     logits = 3 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
     count = 2000
     draws = torch.from_numpy(uniforms(np.arange(count, dtype=np.uint64), 0))
-    tokens, _ = sample_tokens(logits.repeat(count, 1), draws, SamplingParams(1))
+    tokens, _, _ = sample_tokens(logits.repeat(count, 1), draws, SamplingParams(1))
     above = logits.double().softmax(0).cumsum(0)
     below = above - logits.double().softmax(0)
     # Rounding in float32 moves a token's end by no more than this.
@@ -72,7 +74,7 @@ def test_no_draw_from_a_large_vocabulary_takes_a_token_that_was_left_out() -> No
     kept = [255, 256, 700, 999]
     logits[kept] = 2.0
     draws = torch.tensor([2.0**-49, 0.25, 0.25 + 1e-9, 0.5, 0.75 - 1e-9, 0.75, 1 - 2.0**-48], dtype=torch.float64)
-    tokens, _ = sample_tokens(logits.repeat(len(draws), 1), draws, SamplingParams(1, top_k=4))
+    tokens, _, _ = sample_tokens(logits.repeat(len(draws), 1), draws, SamplingParams(1, top_k=4))
     assert set(tokens.tolist()) <= set(kept)
     assert tokens[0] == 255
     assert tokens[-1] == 999
@@ -80,15 +82,19 @@ def test_no_draw_from_a_large_vocabulary_takes_a_token_that_was_left_out() -> No
 
 def test_temperature_zero_takes_the_likeliest_token_with_its_log_prob_at_temperature_one() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 4.0, 4.0]])
-    tokens, log_probs = sample_tokens(logits.clone(), torch.tensor([0.99, 0.99]), SamplingParams(1, temperature=0))
+    tokens, log_probs, entropies = sample_tokens(
+        logits.clone(), torch.tensor([0.99, 0.99]), SamplingParams(1, temperature=0)
+    )
     assert tokens.tolist() == [1, 0]
     torch.testing.assert_close(log_probs, logits.log_softmax(-1)[[0, 1], [1, 0]])
+    expected = [-sum(p * math.log(p) for p in row) for row in logits.softmax(-1).tolist()]
+    assert entropies.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits = torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")])
     edges = torch.tensor([0.5 / 2**48, 0.5 - 2**-40, 0.5 + 2**-40, 1 - 0.5 / 2**48], dtype=torch.float64)
-    tokens, _ = sample_tokens(logits.repeat(4, 1), edges, SamplingParams(1))
+    tokens, _, _ = sample_tokens(logits.repeat(4, 1), edges, SamplingParams(1))
     assert tokens.tolist() == [1, 1, 3, 3]
 
 

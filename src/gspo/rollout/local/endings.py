@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gspo.groups import Response
+from gspo.groups import FinishReason, Response
 from gspo.models.ends import special_token_texts
 from gspo.models.transfer import to_device
 from gspo.rollout.engine import SamplingParams
@@ -78,15 +78,14 @@ class Endings:
         text = self._spelled(tail)
         return any(stop in text for stop in self._plain_stops) or bool(self._special_cuts(tail))
 
-    def response(self, token_ids: list[int], log_probs: list[float]) -> Response:
+    def response(self, token_ids: list[int], log_probs: list[float], entropy: float) -> Response:
         """A response that has ended; its text is cut before the first stop text, and before the end token."""
         at_end = not self._sampling.ignore_eos and token_ids[-1] in self._end_ids
         text = self._spelled(token_ids[:-1] if at_end else token_ids)
         cuts = [text[: text.index(stop)] for stop in self._plain_stops if stop in text]
         cuts += self._special_cuts(token_ids)
-        return Response(
-            token_ids, log_probs, min(cuts, key=len) if cuts else text, "stop" if cuts or at_end else "length"
-        )
+        finish: FinishReason = "stop" if cuts or at_end else "length"
+        return Response(token_ids, log_probs, min(cuts, key=len) if cuts else text, finish, entropy=entropy)
 
     def _spelled(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))

@@ -87,26 +87,30 @@ class Samples:
 
     def __init__(self, keys: list[int]) -> None:
         self._keys = np.array(keys, dtype=np.uint64)
-        self._drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._drawn: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
 
     def draws(self, rows: Rows) -> Tensor:
         """One uniform number for the next token of every row. (rows,)"""
         keys = self._keys[rows.responses.numpy()]
         return to_device(torch.from_numpy(uniforms(keys, rows.lengths.numpy())), rows.alive.device)
 
-    def add(self, rows: Rows, tokens: Tensor, log_probs: Tensor) -> None:
-        """The next token of every row, with its log-probability; what an ended row draws counts for nothing."""
-        self._drawn.append((rows.responses, rows.alive, tokens, log_probs))
+    def add(self, rows: Rows, tokens: Tensor, log_probs: Tensor, entropies: Tensor) -> None:
+        """The next token of every row, with what `sample_tokens` says of it; an ended row's counts for nothing."""
+        self._drawn.append((rows.responses, rows.alive, tokens, log_probs, entropies))
         rows.append(tokens)
 
-    def finished(self) -> list[tuple[list[int], list[float]]]:
-        """Token ids and log-probabilities of every response."""
+    def finished(self) -> list[tuple[list[int], list[float], float]]:
+        """Token ids, log-probabilities and the mean entropy of every response."""
         if not self._drawn:
             return []
-        owners, counted, tokens, log_probs = (torch.cat(column).cpu() for column in zip(*self._drawn, strict=True))
+        columns = (torch.cat(column).cpu() for column in zip(*self._drawn, strict=True))
+        owners, counted, tokens, log_probs, entropies = columns
         owners = owners[counted]
-        lengths = torch.bincount(owners, minlength=len(self._keys)).tolist()
+        counts = torch.bincount(owners, minlength=len(self._keys))
+        sums = torch.bincount(owners, entropies[counted].double(), minlength=len(self._keys))
+        lengths = counts.tolist()
         order = owners.argsort(stable=True)
         ids = tokens[counted][order].split(lengths)
         values = log_probs.float()[counted][order].split(lengths)
-        return [(a.tolist(), b.tolist()) for a, b in zip(ids, values, strict=True)]
+        means = (sums / counts).tolist()  # each response has at least one token
+        return [(a.tolist(), b.tolist(), mean) for a, b, mean in zip(ids, values, means, strict=True)]

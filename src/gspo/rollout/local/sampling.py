@@ -41,7 +41,7 @@ def uniforms(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
     return ((state >> _DROPPED_BITS).astype(np.float64) + 0.5) / 2.0**48
 
 
-def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor, Tensor]:
     """Draws one token a row by inverting the distribution function.
 
     Args:
@@ -50,8 +50,8 @@ def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tu
         sampling: temperature and truncation.
 
     Returns:
-        token ids, and their log-probabilities at the temperature before truncation (at temperature 1 where it is 0).
-        (rows,), (rows,)
+        token ids, their log-probabilities, and the entropy of the distribution, in nats; the last two at the
+        temperature before truncation (at temperature 1 where it is 0). (rows,) each
 
     Raises:
         ValueError: a row's logits are NaN or infinite.
@@ -64,11 +64,11 @@ def sample_tokens(logits: Tensor, draws: Tensor, sampling: SamplingParams) -> tu
             "checkpoint (trainer.resume_mode=resume_path) with a lower actor_rollout_ref.actor.optim.lr"
         )
     log_probs = logits.log_softmax(-1)
-    if sampling.temperature == 0:
-        tokens = logits.argmax(-1)
-    else:
-        tokens = _invert(_truncate(torch.exp(log_probs, out=logits), sampling), draws)
-    return tokens, log_probs.gather(1, tokens[:, None])[:, 0]
+    likeliest = logits.argmax(-1) if sampling.temperature == 0 else None
+    probs = torch.exp(log_probs, out=logits)
+    entropy = -torch.linalg.vecdot(probs, log_probs)
+    tokens = _invert(_truncate(probs, sampling), draws) if likeliest is None else likeliest
+    return tokens, log_probs.gather(1, tokens[:, None])[:, 0], entropy
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
