@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gspo.algorithms import (
+    compute_is_metrics,
     compute_offpolicy_metrics,
     compute_rollout_correction_and_rejection_mask,
     compute_rollout_correction_weights,
@@ -29,28 +30,69 @@ def test_weights_and_their_figures(oracle, level, threshold):
     ratio = log_ratio_of(batch)
     weights, metrics = compute_rollout_correction_weights(ratio, batch.mask, level, threshold)
     lower = 0.6 if threshold == "0.6_1.5" else None
-    raws, expected = [], torch.zeros_like(ratio)
+    raws, expected = {}, torch.zeros_like(ratio)
     for i, row in enumerate(oracle.tokens_of(batch.mask)):
         for t in row:
             raw = math.exp(ratio[i, t] if level == "token" else sum(float(ratio[i, u]) for u in row))
-            raws.append(raw)
+            raws[i, t] = raw
             inside = lower is not None and lower <= raw <= 1.5
             expected[i, t] = min(raw, 1.5) if lower is None else raw * inside
     torch.testing.assert_close(weights, expected)
-    used = [float(expected[cell]) for cell in kept_cells(oracle, batch.mask)]
+    used = {cell: float(expected[cell]) for cell in raws}
+    rows = [[(i, t) for t in row] for i, row in enumerate(oracle.tokens_of(batch.mask)) if row]
+    means, raw_means = ([statistics.mean(of[cell] for cell in row) for row in rows] for of in (used, raws))
     low = 1 / 1.5 if lower is None else lower
-    assert to_floats(metrics) == pytest.approx(
-        {
-            "rollout_is_mean": sum(used) / len(used),
-            "rollout_is_max": max(used),
-            "rollout_is_min": min(used),
-            "rollout_is_ratio_fraction_high": sum(raw > 1.5 for raw in raws) / len(raws),
-            "rollout_is_ratio_fraction_low": sum(raw < low for raw in raws) / len(raws),
-            "rollout_is_eff_sample_size": sum(used) ** 2 / len(used) / sum(w * w for w in used),
-            "rollout_is_std": statistics.pstdev(used),
-            **({} if lower is None else {"rollout_is_oob_ratio": used.count(0.0) / len(used)}),
-        }
-    )
+    # Of a response whose weights are one number: that number before it is bounded. Else of the tokens' weights.
+    ratios, bounds = (raw_means, raw_means) if level == "sequence" else (list(used.values()), list(raws.values()))
+    figures = {
+        "mean": statistics.mean(used.values()),
+        "std": statistics.pstdev(used.values()),
+        "max": max(ratios),
+        "min": min(ratios),
+        "ratio_fraction_high": sum(raw > 1.5 for raw in bounds) / len(bounds),
+        "ratio_fraction_low": sum(raw < low for raw in bounds) / len(bounds),
+        "eff_sample_size": sum(used.values()) ** 2 / len(used) / sum(w * w for w in used.values()),
+        "seq_mean": statistics.mean(means),
+        "seq_std": statistics.stdev(means),
+        "seq_max": max(means),
+        "seq_min": min(means),
+        "seq_max_deviation": max(abs(mean - 1) for mean in means),
+        "seq_fraction_high": sum(mean > 1.5 for mean in raw_means) / len(means),
+        "seq_fraction_low": sum(mean < low for mean in raw_means) / len(means),
+        **({} if lower is None else {"oob_ratio": list(used.values()).count(0.0) / len(used)}),
+    }
+    assert len({len(row) for row in rows}) > 1  # so that a mean over tokens is not one over responses
+    expected_metrics = {f"rollout_is_{name}": value for name, value in figures.items()}
+    assert to_floats(metrics) == pytest.approx(expected_metrics)
+    parts = [
+        compute_rollout_correction_weights(ratio[i : i + 2], batch.mask[i : i + 2], level, threshold)[1]
+        for i in (0, 2, 4)
+    ]
+    expected_metrics.pop("rollout_is_eff_sample_size")  # over parts a mean of the parts'
+    merged = to_floats(merge_stats(parts))
+    assert {name: merged[name] for name in expected_metrics} == pytest.approx(expected_metrics)
+
+
+def test_the_figures_of_weights_can_be_had_by_themselves(oracle):
+    """As verl's function of this name: positional, with the raw weights and the range's ends."""
+    batch = oracle.make_batch(1, drift=0.4)
+    ratio = log_ratio_of(batch)
+    weights, metrics = compute_rollout_correction_weights(ratio, batch.mask, "token", 1.5)
+    raw = ratio.exp() * batch.mask
+    assert to_floats(compute_is_metrics(weights, raw, ratio, batch.mask, "token", 1.5)) == to_floats(metrics)
+    narrow = to_floats(compute_is_metrics(weights, raw, ratio, batch.mask, "token", 1.5, 0.9))
+    below = [math.exp(float(ratio[cell])) < 0.9 for cell in kept_cells(oracle, batch.mask)]
+    assert narrow["rollout_is_ratio_fraction_low"] == pytest.approx(sum(below) / len(below))
+
+
+def test_a_responses_ratio_is_bounded_in_its_weight_and_not_in_the_figures_of_it():
+    ratio, mask = torch.tensor([[12.0, 12.0], [-30.0, -30.0], [9.0, 9.0]]), torch.tensor([[1, 1], [1, 1], [0, 0]])
+    weights, metrics = compute_rollout_correction_weights(ratio, mask, "sequence", 2.0)
+    assert weights[0].tolist() == [2.0, 2.0]
+    figures = to_floats(metrics)
+    assert figures["rollout_is_max"] == pytest.approx(math.exp(20))
+    assert figures["rollout_is_min"] == pytest.approx(math.exp(-60), rel=1e-4)
+    assert figures["rollout_is_ratio_fraction_high"] == figures["rollout_is_ratio_fraction_low"] == 0.5
 
 
 def test_weights_of_equal_policies_are_one(oracle):
@@ -194,27 +236,47 @@ def test_errors_say_what_to_do():
         compute_rollout_correction_and_rejection_mask(ratio, ratio[:, :1], mask)
 
 
-def test_figures_under_verls_names_are_those_of_a_loop():
-    """Deviation of the weights, what lies out of a range, and each option's statistic; cut in parts as in one."""
-    generator = torch.Generator().manual_seed(4)
-    ratio = torch.randn(6, 5, generator=generator, dtype=torch.float64)
-    mask = (torch.rand(6, 5, generator=generator) > 0.3).double()
-    mask[2] = 0
-    weights, whole = compute_rollout_correction_weights(ratio, mask, "token", "0.5_2.0")
-    kept = [float(w) for w, m in zip(weights.flatten(), mask.flatten(), strict=True) if m]
-    assert float(whole["rollout_is_std"]) == pytest.approx(statistics.pstdev(kept), abs=1e-12)
-    assert float(whole["rollout_is_oob_ratio"]) == pytest.approx(kept.count(0.0) / len(kept))
-    assert "rollout_is_oob_ratio" not in compute_rollout_correction_weights(ratio, mask, "token", 2.0)[1]
-    cuts = (slice(2), slice(2, 6))
-    parts = [compute_rollout_correction_weights(ratio[cut], mask[cut], "token", "0.5_2.0")[1] for cut in cuts]
-    assert float(merge_stats(parts)["rollout_is_std"]) == pytest.approx(float(whole["rollout_is_std"]))
+def rejection_oracle(each, rows, low, high, of_responses):
+    """The figures of a statistic, from its value at each token and a list of each response's tokens."""
+    means = [statistics.mean(each[cell] for cell in row) for row in rows]
+    own = means if of_responses else list(each.values())
+    lowest = -math.inf if low is None else low
+    bounded = [min(max(value, 0.0 if low is None else low), high) for value in each.values()]
+    return {
+        "mean": statistics.mean(each.values()),
+        "std": statistics.pstdev(bounded),
+        "max": max(own),
+        "min": min(own),
+        "fraction_high": sum(value > high for value in own) / len(own),
+        "fraction_low": sum(value < lowest for value in own) / len(own),
+        "seq_mean": statistics.mean(means),
+        "seq_std": statistics.stdev(means),
+        "seq_max": max(means),
+        "seq_min": min(means),
+        "seq_max_deviation": max(abs(mean) for mean in means),
+        "seq_fraction_high": sum(mean > high for mean in means) / len(means),
+        **({} if low is None else {"seq_fraction_low": sum(mean < low for mean in means) / len(means)}),
+    }
 
-    _, figures = compute_rollout_rejection_mask(ratio, mask, "token_k2,seq_sum_k1", "0.5,2.0")
-    squares = [float(x) ** 2 / 2 for x, m in zip(ratio.flatten(), mask.flatten(), strict=True) if m]
-    sums = [-float((row * keep).sum()) for row, keep in zip(ratio, mask, strict=True) for _ in range(int(keep.sum()))]
-    for name, values in {"token_k2": squares, "seq_sum_k1": sums}.items():
-        for suffix, expected in {"mean": statistics.mean(values), "max": max(values), "min": min(values)}.items():
-            assert float(figures[f"rollout_rs_{name}_{suffix}"]) == pytest.approx(expected, abs=1e-12)
+
+def test_the_figures_of_what_rejects(oracle):
+    batch = oracle.make_batch(2, drift=0.6)
+    ratio, mask = log_ratio_of(batch), batch.mask
+    rows = [[(i, t) for t in row] for i, row in enumerate(oracle.tokens_of(mask)) if row]
+    _, metrics = compute_rollout_rejection_mask(ratio, mask, "token_k2,seq_sum_k1", "0.05,0.8_1.5")
+    squares = {cell: float(ratio[cell]) ** 2 / 2 for row in rows for cell in row}
+    sums = {cell: -sum(float(ratio[other]) for other in row) for row in rows for cell in row}
+    expected = {
+        "token_k2": rejection_oracle(squares, rows, None, 0.05, of_responses=False),
+        "seq_sum_k1": rejection_oracle(sums, rows, math.log(0.8), math.log(1.5), of_responses=True),
+    }
+    names = {f"rollout_rs_{option}_{name}": value for option, of in expected.items() for name, value in of.items()}
+    assert {name: value for name, value in to_floats(metrics).items() if "masked" not in name} == pytest.approx(names)
+    assert 0 < names["rollout_rs_seq_sum_k1_fraction_low"] + names["rollout_rs_seq_sum_k1_fraction_high"] < 1
+    cuts = (slice(0, 3), slice(3, 6))
+    parts = [compute_rollout_rejection_mask(ratio[c], mask[c], "token_k2,seq_sum_k1", "0.05,0.8_1.5")[1] for c in cuts]
+    merged = to_floats(merge_stats(parts))
+    assert {name: merged[name] for name in names} == pytest.approx(names)
 
 
 def test_without_the_engines_log_probs_the_trainers_perplexity_is_known():

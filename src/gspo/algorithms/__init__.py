@@ -59,6 +59,9 @@ from gspo.algorithms.rollout_correction import (
 from gspo.algorithms.rollout_drift import (
     compute_offpolicy_metrics,
 )
+from gspo.algorithms.rollout_metrics import (
+    compute_is_metrics,
+)
 from gspo.algorithms.sequence_losses import (
     compute_policy_loss_geo_mean,
     compute_policy_loss_gspo,
@@ -105,6 +108,7 @@ __all__ = [
     "compute_grpo_outcome_advantage",
     "compute_grpo_passk_outcome_advantage",
     "compute_grpo_vectorized_outcome_advantage",
+    "compute_is_metrics",
     "compute_offpolicy_metrics",
     "compute_opo_outcome_advantage",
     "compute_policy_loss_cispo",

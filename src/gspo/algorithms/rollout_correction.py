@@ -16,16 +16,14 @@ from torch import Tensor
 
 from gspo.algorithms.aggregation import masked_mean, masked_sum, zero_masked
 from gspo.algorithms.rollout_drift import compute_offpolicy_metrics
-from gspo.algorithms.stats import Derived, Max, Mean, Min, Stat
+from gspo.algorithms.rollout_metrics import MAX_LOG_RATIO, compute_is_metrics, rejection_metrics
+from gspo.algorithms.stats import Mean, Stat
 
 __all__ = [
     "compute_rollout_correction_and_rejection_mask",
     "compute_rollout_correction_weights",
     "compute_rollout_rejection_mask",
 ]
-
-# exp(20) = 4.9e8: a product over a long response overflows float32 otherwise. verl's value.
-_MAX_LOG_RATIO = 20.0
 
 _LEVELS = ("token", "seq_sum", "seq_mean", "seq_max")
 _STATISTICS = ("k1", "k2", "k3")
@@ -49,10 +47,8 @@ def compute_rollout_correction_weights(
             weights outside that range to 0 instead.
 
     Returns:
-        Weights, 0 under the mask, (sequences, tokens), and metrics: rollout_is_{mean,std,min,max} of the weights used,
-        with a lower end rollout_is_oob_ratio, the fraction of tokens whose weight was set to 0,
-        rollout_is_ratio_fraction_{high,low} out of range (the lower end is 1 / upper where none is given),
-        rollout_is_eff_sample_size = mean(w)^2 / mean(w^2), in (0, 1]: over parts, the tokens' mean of the parts'.
+        Weights, 0 under the mask, (sequences, tokens), and metrics: those of `compute_is_metrics`, and with a lower end
+        rollout_is_oob_ratio, the fraction of tokens whose weight was set to 0.
 
     Raises:
         ValueError: unknown level, or a threshold that does not parse.
@@ -60,28 +56,15 @@ def compute_rollout_correction_weights(
     lower, upper = _parse_range("rollout_is_threshold", rollout_is_threshold)
     log_ratio = zero_masked(log_ratio.detach(), response_mask)
     if rollout_is == "sequence":
-        log_ratio = log_ratio.sum(dim=-1, keepdim=True).expand(response_mask.shape)
+        log_ratio = log_ratio.sum(dim=-1, keepdim=True)
     elif rollout_is != "token":
         raise ValueError(f"unknown rollout_is {rollout_is!r}; choose 'token' or 'sequence'")
-    raw = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    raw = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().expand(response_mask.shape)
     bounded = raw.clamp(max=upper) if lower is None else torch.where((raw >= lower) & (raw <= upper), raw, 0.0)
     weights = zero_masked(bounded, response_mask)
-
-    low = 1 / upper if lower is None else lower
-    mask, num_tokens = response_mask.bool(), response_mask.bool().sum()
-    mean_square = masked_mean(weights.square(), mask)
-    effective = masked_mean(weights, mask).square() / mean_square.clamp(min=torch.finfo(weights.dtype).tiny)
+    mask = response_mask.bool()
     outside = {} if lower is None else {"rollout_is_oob_ratio": Mean.masked((raw != bounded).float(), mask)}
-    return weights, {
-        **outside,
-        "rollout_is_mean": Mean.masked(weights, mask),
-        "rollout_is_std": _deviation(weights, mask),
-        "rollout_is_max": Max(_extreme(weights, mask, -torch.inf)),
-        "rollout_is_min": Min(_extreme(weights, mask, torch.inf)),
-        "rollout_is_ratio_fraction_high": Mean.masked((raw > upper).float(), mask),
-        "rollout_is_ratio_fraction_low": Mean.masked((raw < low).float(), mask),
-        "rollout_is_eff_sample_size": Mean(effective * num_tokens, num_tokens),
-    }
+    return weights, compute_is_metrics(weights, raw, log_ratio, mask, rollout_is, upper, lower) | outside
 
 
 def compute_rollout_rejection_mask(
@@ -102,8 +85,8 @@ def compute_rollout_rejection_mask(
 
     Returns:
         The new mask in the old one's dtype, and metrics: rollout_rs_masked_fraction of tokens,
-        rollout_rs_seq_masked_fraction of responses that lost a token, and the same for each option, with
-        rollout_rs_OPTION_{mean,max,min} of its statistic over tokens (a response's counts for each of its tokens).
+        rollout_rs_seq_masked_fraction of responses that lost a token, and the same for each option, with those of
+        `rollout_metrics.rejection_metrics`.
 
     Raises:
         ValueError: unknown option, or a threshold that does not parse.
@@ -118,15 +101,12 @@ def compute_rollout_rejection_mask(
     kept = mask
     metrics: dict[str, Stat] = {}
     for option, threshold in zip(options, thresholds, strict=True):
-        values, accepted = _accepted(option, threshold, log_ratio, mask)
+        values, lower, upper = _statistic(option, threshold, log_ratio, mask)
+        accepted = values <= upper if lower is None else (values >= lower) & (values <= upper)
         kept = kept & accepted
-        metrics |= _rejection_metrics(f"rollout_rs_{option}", accepted, mask)
-        metrics |= {
-            f"rollout_rs_{option}_mean": Mean.masked(values, mask),
-            f"rollout_rs_{option}_max": Max(_extreme(values, mask, -torch.inf)),
-            f"rollout_rs_{option}_min": Min(_extreme(values, mask, torch.inf)),
-        }
-    return kept.to(response_mask.dtype), metrics | _rejection_metrics("rollout_rs", kept, mask)
+        metrics |= _rejected(f"rollout_rs_{option}", accepted, mask)
+        metrics |= rejection_metrics(option, values, mask, lower, upper, of_responses=option.startswith("seq"))
+    return kept.to(response_mask.dtype), metrics | _rejected("rollout_rs", kept, mask)
 
 
 def compute_rollout_correction_and_rejection_mask(
@@ -177,50 +157,32 @@ def _parse_range(name: str, given: str | float) -> tuple[float | None, float]:
     return (ends[0] if len(ends) == 2 else None), ends[-1]
 
 
-def _accepted(option: str, threshold: str, log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """An option's statistic of each token, and which tokens it keeps, bool. (sequences, tokens) both"""
+def _statistic(option: str, threshold: str, log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, float | None, float]:
+    """An option's statistic of each token (sequences, tokens), and the least and the largest value that it keeps."""
     if option not in _OPTIONS:
         raise ValueError(f"unknown rollout_rs option {option!r}; choose of {_OPTIONS}")
     level, statistic = option.rsplit("_", 1)
     lower, upper = _parse_range("rollout_rs_threshold", threshold)
-    clamped = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    clamped = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if statistic == "k1":
         values = -clamped
         lower, upper = math.log(1 / upper if lower is None else lower), math.log(upper)
     elif lower is not None:
         raise ValueError(f"rollout_rs_threshold of {option} is one number, the largest value kept; got {threshold!r}")
     else:
-        values, lower = (0.5 * clamped.square() if statistic == "k2" else clamped.exp() - 1 - clamped), -math.inf
+        values = 0.5 * clamped.square() if statistic == "k2" else clamped.exp() - 1 - clamped
     if level == "seq_sum":
         values = masked_sum(values, mask, axis=-1).unsqueeze(-1)
     elif level == "seq_mean":
         values = masked_mean(values, mask, axis=-1).unsqueeze(-1)
     elif level == "seq_max":
         values = zero_masked(values, mask).amax(dim=-1, keepdim=True)  # k2 and k3 are never negative
-    values = values.expand(mask.shape)
-    return values, (values >= lower) & (values <= upper)
+    return values.expand(mask.shape), lower, upper
 
 
-def _deviation(values: Tensor, mask: Tensor) -> Derived:
-    """Standard deviation over the mask, of the whole batch however it is cut."""
-    kept = values.double() * mask
-    return Derived(torch.stack([mask.sum().double(), kept.sum(), kept.square().sum()]), _root_of_variance)
-
-
-def _root_of_variance(sums: Tensor) -> float:
-    count, total, square = sums.tolist()
-    return math.sqrt(max(0.0, square / count - (total / count) ** 2)) if count else 0.0
-
-
-def _rejection_metrics(prefix: str, kept: Tensor, mask: Tensor) -> dict[str, Stat]:
+def _rejected(prefix: str, kept: Tensor, mask: Tensor) -> dict[str, Stat]:
     rejected = mask & ~kept
     return {
         f"{prefix}_masked_fraction": Mean.masked(rejected.float(), mask),
         f"{prefix}_seq_masked_fraction": Mean.masked(rejected.any(dim=-1).float(), mask.any(dim=-1)),
     }
-
-
-def _extreme(values: Tensor, mask: Tensor, neutral: float) -> Tensor:
-    """Largest (neutral -inf) or smallest (neutral inf) value over the mask; the neutral element where it is empty."""
-    kept = torch.cat([torch.where(mask, values, neutral).flatten(), values.new_full((1,), neutral)])
-    return kept.max() if neutral < 0 else kept.min()
