@@ -13,8 +13,14 @@ from gspo.models.logits import OutputHead, token_log_probs
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("multiplier", [1.0, 0.25])
+@pytest.mark.parametrize("vocabulary", [None, 23])
 def test_equals_full_softmax(
-    temperature: float, softcap: float | None, bias: bool, multiplier: float, monkeypatch: pytest.MonkeyPatch
+    temperature: float,
+    softcap: float | None,
+    bias: bool,
+    multiplier: float,
+    vocabulary: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("gspo.models.logits._CHUNK_BYTES", 1)
     monkeypatch.setattr("gspo.models.logits._MIN_CHUNK_ROWS", 5)  # 13 rows: two whole chunks and a rest
@@ -25,17 +31,19 @@ def test_equals_full_softmax(
 
     hidden, weight = draw(13, 7).requires_grad_(), (2 * draw(29, 7)).requires_grad_()
     offset = draw(29).requires_grad_() if bias else None
-    targets = torch.randint(29, (13,), generator=generator)
+    targets = torch.randint(vocabulary or 29, (13,), generator=generator)
     leaves = [t for t in (hidden, weight, offset) if t is not None]
 
     logits = (hidden @ weight.T + (offset if bias else 0.0)) * multiplier
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
+    logits = logits[:, :vocabulary]
     log_p = (logits / temperature).log_softmax(-1)
     expected = log_p[torch.arange(13), targets]
     expected_entropy = -(log_p.exp() * log_p).sum(-1)
 
-    head = OutputHead(weight, offset, softcap, multiplier)
+    head = OutputHead(weight, offset, softcap, multiplier, vocabulary=vocabulary)
+    torch.testing.assert_close(head.logits(hidden.detach()), logits.detach(), atol=1e-12, rtol=1e-12)
     ours, entropy = token_log_probs(head, hidden, targets, temperature, with_entropy=True)
     torch.testing.assert_close(ours, expected, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(entropy, expected_entropy, atol=1e-12, rtol=1e-12)

@@ -123,6 +123,10 @@ class Backbone(nn.Module):
         model: a causal language model, or its decoder on its own where no logits are read.
         number_head: reads one number from a hidden state (`scalar_head`).
         compute: how its passes compute.
+
+    Attributes:
+        vocabulary: tokens from this number on have no logits, and so are neither sampled nor part of any probability;
+            None: there are none.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Backbone(nn.Module):
         self.model = model
         self.number_head = number_head
         self.compute = compute or Compute()
+        self.vocabulary: int | None = None
         self._sampling: ExitStack | None = None
         self._sampling_head: OutputHead | None = None
 
@@ -206,14 +211,15 @@ class Backbone(nn.Module):
         divisor = getattr(config, "logits_scaling", None) or 1.0
         softcap = getattr(config, "final_logit_softcapping", None)
         bias, packed = getattr(linear, "bias", None), getattr(linear, "packed", None)
-        return OutputHead(linear.weight, bias, softcap, scale / divisor, packed, self.compute.products)
+        products, vocabulary = self.compute.products, self.vocabulary
+        return OutputHead(linear.weight, bias, softcap, scale / divisor, packed, products, vocabulary)
 
     def _own_logits(self, input_ids: Tensor) -> Tensor:
         config = self.model.config
         before = config._attn_implementation
         config._attn_implementation = "eager"
         try:
-            logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits
+            logits: Tensor = self.model(input_ids=input_ids, use_cache=False).logits[..., : self.vocabulary]
         finally:
             config._attn_implementation = before
         return logits

@@ -38,6 +38,8 @@ class OutputHead:
             `logits_scaling`).
         packed: the weight laid out for sampling, where there is such a copy.
         products: the type of the factors of a product, where it is not the weight's own (`precision`).
+        vocabulary: there are logits of tokens below this number only; None: of all rows of the weight. Models have more
+            rows than their tokenizer has tokens, for the speed of products; no text holds the rest.
     """
 
     weight: Tensor
@@ -46,10 +48,16 @@ class OutputHead:
     multiplier: float = 1.0
     packed: Tensor | None = None
     products: torch.dtype | None = None
+    vocabulary: int | None = None
 
     def cast(self) -> OutputHead:
         """The head with its weight in the type of factors: a copy, to compute with more than once."""
         return self if self.products is None else replace(self, weight=self.weight.to(self.products))
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight's rows of the tokens that have logits."""
+        return self.weight[: self.vocabulary]
 
     def times(self, rows: Tensor, factors: Tensor, bias: Tensor | None = None) -> Tensor:
         """rows @ factors.T + bias, as this head computes. (rows, inputs), (outputs, inputs) -> (rows, outputs)"""
@@ -60,7 +68,10 @@ class OutputHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 (or wider) logits. (tokens, hidden size) -> (tokens, vocabulary)"""
-        logits = self.times(hidden, self.weight if self.packed is None else self.packed, self.bias)
+        if self.packed is not None:  # laid out as a whole
+            logits = self.times(hidden, self.packed, self.bias)[:, : self.vocabulary]
+        else:
+            logits = self.times(hidden, self.rows, None if self.bias is None else self.bias[: self.vocabulary])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.multiplier != 1.0:
             logits = logits * self.multiplier
@@ -143,12 +154,13 @@ class _TokenLogProbs(torch.autograd.Function):
                 grad *= head.multiplier
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = head.times(grad, head.weight.t())
+                grad_hidden[rows] = head.times(grad, head.rows.t())
             if grad_weight is not None:
-                for into, strip in zip(grad_weight.split(_STRIP), grad.split(_STRIP, 1), strict=True):
+                known = grad_weight[: head.vocabulary]  # the rest has no part in the loss
+                for into, strip in zip(known.split(_STRIP), grad.split(_STRIP, 1), strict=True):
                     into += head.times(strip.t(), hidden[rows].t())
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
+                grad_bias[: head.vocabulary] += grad.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 

@@ -66,7 +66,7 @@ class Policy:
     @property
     def vocabulary_size(self) -> int:
         """The number of tokens that it can write."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return self.backbone.vocabulary or int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def product_dtype(self) -> torch.dtype:

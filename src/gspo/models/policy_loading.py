@@ -110,10 +110,17 @@ def load_policy(
             f"the tokenizer has {len(tokenizer)} tokens and the model {name} only {vocabulary}: "
             f"they do not belong together; set {remedy}"
         )
+    policy.backbone.vocabulary = _known_tokens(tokenizer, vocabulary)
     require_length(model.config, longest, f"the model {name}")
     _verify(policy, longest, train, config.use_fused_kernels)
     model.requires_grad_(train)
     return policy
+
+
+def _known_tokens(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int | None:
+    """The number from which on no id of the vocabulary is a token of the tokenizer; None where the last one is."""
+    known = 1 + max(tokenizer.get_vocab().values())
+    return known if known < vocabulary else None
 
 
 def _verify(policy: Policy, longest: int, train: bool, fused: bool) -> None:

@@ -241,6 +241,7 @@ class Assembly:
             critic=self.critic,
             clock=self._clock,
             world=self._world,
+            vocabulary=None if isinstance(self.engine, LocalEngine) else self._models.policy.vocabulary_size,
         )
 
     @cached_property

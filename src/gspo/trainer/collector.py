@@ -41,6 +41,7 @@ class Collector:
         critic: adds its own term to them.
         clock: times it as `gen` and `reward`.
         world: the ranks; each samples for its own prompts.
+        vocabulary: the number of tokens that the policy knows, where the engine is held to it.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Collector:
         critic: Critic,
         clock: PhaseClock,
         world: World,
+        vocabulary: int | None = None,
     ) -> None:
         self._data, self._sampler, self._engine = data, sampler, engine
+        self._vocabulary = vocabulary
         self._sampling, self._n = sampling, n
         self._rewards, self._critic = rewards, critic
         self._clock, self._world = clock, world
@@ -80,6 +83,8 @@ class Collector:
         new = [(place, prompt) for place, prompt in own if prompt.uid not in seen]
         with self._clock("gen"):
             groups = self._engine.generate([prompt for _, prompt in new], self._sampling, n=self._n, step=step)
+        if self._vocabulary is not None:
+            require_known(groups, self._vocabulary)
         for (place, _), group in zip(new, groups, strict=True):
             group.place = place
         return groups
@@ -165,6 +170,22 @@ class FilteringCollector:
                 f"algorithm.filter_groups: {num_useful} of {where} teach something; the step trains on those instead "
                 f"of {self._wanted}. Raise algorithm.filter_groups.max_num_gen_batches for full batches"
             )
+
+
+def require_known(groups: Sequence[Group], vocabulary: int) -> None:
+    """Checks that responses hold tokens only that the policy gives a probability to.
+
+    Raises:
+        ValueError: one does not; names its prompt.
+    """
+    for group in groups:
+        for number, response in enumerate(group.responses):
+            largest = max(response.token_ids, default=0)
+            if largest >= vocabulary:
+                raise ValueError(
+                    f"engine: response {number} to {group.prompt.uid} holds the token {largest}, and the policy gives "
+                    f"probabilities to the tokens below {vocabulary} only: let the engine sample no others"
+                )
 
 
 def num_tokens(groups: Sequence[Group]) -> int:
