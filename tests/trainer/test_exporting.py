@@ -12,10 +12,13 @@ import pytest
 import torch
 from messages import names
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3Config
 
 import gspo
 from gspo.checkpoint import CheckpointError, load_checkpoint
 from gspo.cli import main
+from gspo.config import load_config
+from gspo.models import processor_files
 
 Overrides = Callable[..., list[str]]
 
@@ -152,3 +155,76 @@ def test_the_same_command_writes_what_a_kill_before_the_export_left_out(
     assert contents(trained / "huggingface") == own
     assert (trained / "report.html").is_file()
     assert json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+
+
+def test_a_bfloat16_folder_is_exported_in_bfloat16(
+    run_overrides: Overrides, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Trained over float32 weights, as usual; by the run and by the command, which write the same bytes."""
+    source = tmp_path / "bfloat16"
+    AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16).save_pretrained(source)
+    AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(source)
+    key = f"actor_rollout_ref.model.path={source}"
+    assert main(["train", *run_overrides(key, "trainer.save_freq=1", "trainer.save_hf=true")]) == 0
+    folder, saved = tmp_path / "run" / "huggingface", load_checkpoint(tmp_path / "run/checkpoints/global_step_2")
+    trained, exported = saved.tensors["actor"], load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+    assert all(torch.equal(tensor, trained[name].bfloat16()) for name, tensor in exported.items())
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    gspo.export(tmp_path / "run", out=tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(folder)
+    in_float32 = tmp_path / "float32"
+    command = ["export", str(tmp_path / "run"), "--out", str(in_float32), "--set", "trainer.save_hf_dtype=float32"]
+    assert main(command) == 0
+    assert {tensor.dtype for tensor in load_file(in_float32 / "model.safetensors").values()} == {torch.float32}
+
+
+_PROCESSOR = {
+    "processor_config.json": b'{"processor_class": "Gemma3Processor"}',
+    "preprocessor_config.json": b'{"image_processor_type": "Gemma3ImageProcessor", "size": {"height": 8, "width": 8}}',
+    "video_preprocessor_config.json": b'{"video_processor_type": "Gemma3VideoProcessor"}',
+}
+
+
+@pytest.fixture
+def multimodal(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """A model of text and images with its processor's files."""
+    folder, tokenizer = tmp_path / "multimodal", AutoTokenizer.from_pretrained(tiny_model_folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(tokenizer), "head_dim": 16, "num_key_value_heads": 2}
+    text["max_position_embeddings"] = 128
+    ids = dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), tokenizer.eos_token_id)
+    vision = {**sizes, "image_size": 8, "patch_size": 4}
+    config = Gemma3Config(text_config=text | ids, vision_config=vision, mm_tokens_per_image=4, **ids)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name, content in _PROCESSOR.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("given", ["a folder", "an object"])
+def test_a_multimodal_model_keeps_the_files_of_its_processor(
+    given: str, multimodal: Path, run_overrides: Overrides, tmp_path: Path
+) -> None:
+    model, tokenizer, path = None, None, f"actor_rollout_ref.model.path={multimodal}"
+    if given == "an object":
+        model = AutoModelForCausalLM.from_pretrained(multimodal)
+        tokenizer, path = AutoTokenizer.from_pretrained(multimodal), "actor_rollout_ref.model.path=null"
+    overrides = run_overrides(path, "trainer.save_freq=1", "trainer.save_hf=true", "trainer.total_training_steps=1")
+    gspo.train(load_config(overrides=overrides), model=model, tokenizer=tokenizer)
+    own = contents(tmp_path / "run" / "huggingface")
+    assert _PROCESSOR.items() <= own.items()
+    assert own["chat_template.jinja"] == (multimodal / "chat_template.jinja").read_bytes()
+    gspo.export(tmp_path / "run", out=tmp_path / "again")
+    assert contents(tmp_path / "again") == own
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert type(again).__name__ == "Gemma3ForConditionalGeneration"
+
+
+def test_a_model_of_text_alone_takes_no_such_file(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / "preprocessor_config.json").write_bytes(b"{}")
+    assert processor_files(AutoModelForCausalLM.from_pretrained(folder), str(folder)) == {}

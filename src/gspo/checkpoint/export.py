@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ _DRAFT = ".tmp"
 
 
 def export_hf(
-    model: Any, tokenizer: Any, path: Path | str, *, end_ids: Sequence[int] = (), dtype: torch.dtype | None = None
+    model: Any,
+    tokenizer: Any,
+    path: Path | str,
+    *,
+    end_ids: Sequence[int] = (),
+    dtype: torch.dtype | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a transformers model with its generation config, and its tokenizer with the chat template.
 
@@ -36,6 +42,7 @@ def export_hf(
         end_ids: tokens that end a response; the exported generation config names them too, so that what is sampled
             elsewhere ends where it did here.
         dtype: type of the weights that are written; None: the model's own.
+        files: further files by name, written as they are where neither model nor tokenizer has one of that name.
 
     Raises:
         CheckpointError: `model` cannot be saved by `save_pretrained`, or the disk takes no more.
@@ -51,6 +58,9 @@ def export_hf(
         with writing(path):
             draft.mkdir(parents=True)
             _write(model, tokenizer, draft, end_ids, dtype)
+            for name, content in (files or {}).items():
+                if not (draft / name).exists():
+                    (draft / name).write_bytes(content)
             _move(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -13,6 +13,7 @@ from gspo.models.policy import VALUE_HEAD, Policy
 from gspo.models.policy_loading import load_actor_tokenizer, load_policy
 from gspo.models.prefix_attention import PackedAttention
 from gspo.models.preparing import prepare_model
+from gspo.models.processor import processor_files
 from gspo.models.scalar_head import scalar_head
 from gspo.models.scorer import Scorer
 
@@ -39,6 +40,7 @@ __all__ = [
     "micro_batches",
     "pack",
     "prepare_model",
+    "processor_files",
     "scalar_head",
     "teacher_of",
     "token_log_probs",

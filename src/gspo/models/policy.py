@@ -29,6 +29,7 @@ class Policy:
         backbone: through which every pass goes; it holds the model and the value head.
         notices: lines that a run says of it at its start.
         export_dtype: the type of its exported weights; None: their own.
+        export_files: further files of its exported folder, by name.
 
     Raises:
         ValueError: the model does not use the attention interface.
@@ -43,6 +44,7 @@ class Policy:
         self.backbone = Backbone(model, value_head, compute)
         self.notices: list[str] = []
         self.export_dtype: torch.dtype | None = None
+        self.export_files: dict[str, bytes] = {}
 
     @property
     def device(self) -> torch.device:

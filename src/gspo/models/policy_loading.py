@@ -14,6 +14,7 @@ from gspo.models.limits import require_length
 from gspo.models.loading import load_model, load_tokenizer, stored_dtype
 from gspo.models.policy import Policy
 from gspo.models.preparing import prepare_model, randomness
+from gspo.models.processor import processor_files
 from gspo.models.scalar_head import scalar_head
 
 __all__ = ["load_actor_tokenizer", "load_policy"]
@@ -91,8 +92,8 @@ def load_policy(
         path=path,
     )
     policy = Policy(model, scalar_head(model) if with_values else None, compute)
-    if train:
-        policy.export_dtype = source_dtype
+    policy.export_dtype = source_dtype
+    policy.export_files = processor_files(model, path)
     if random and train:
         rates = ", ".join(f"{_DROPOUT if rate == 'p' else rate} {value:g}" for rate, value in sorted(random.items()))
         policy.notices.append(

@@ -17,6 +17,7 @@ from gspo.checkpoint import Checkpoint, export_hf
 from gspo.config import Config, ConfigError
 from gspo.config.schema import DataConfig, TrainerConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
+from gspo.models import processor_files
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import RolloutEngine
@@ -217,7 +218,7 @@ def _write(value: Any, tokenizer: PreTrainedTokenizerBase | None, path: Path) ->
     if value is tokenizer or tokenizer is None:
         value.save_pretrained(draft)
     else:
-        export_hf(value, tokenizer, draft)
+        export_hf(value, tokenizer, draft, files=processor_files(value))
     draft.rename(path)
 
 

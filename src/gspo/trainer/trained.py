@@ -267,7 +267,8 @@ class Actor(Trained):
 def export_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: str | None) -> None:
     """Writes a policy's model as a Hugging Face folder, in the type that is asked for or in that of the model read."""
     dtype = dtype_named(asked) if asked else policy.export_dtype
-    export_hf(policy.model, tokenizer, folder, end_ids=end_token_ids(policy.model, tokenizer), dtype=dtype)
+    ends = end_token_ids(policy.model, tokenizer)
+    export_hf(policy.model, tokenizer, folder, end_ids=ends, dtype=dtype, files=policy.export_files)
 
 
 def _difference(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str:
