@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from gspo.algorithms import register_advantage, register_policy_loss
-from gspo.cli import main
+from gspo.algorithms import (
+    ADV_ESTIMATOR_REGISTRY,
+    POLICY_LOSS_REGISTRY,
+    register_advantage,
+    register_policy_loss,
+)
 from gspo.config import Config, ConfigError, load_config, load_external, notices, render, require_supported
 from gspo.config.schema import (
     ActorConfig,
@@ -24,9 +28,13 @@ from gspo.config.schema import (
     PolicyLossConfig,
     RolloutConfig,
 )
+from gspo.methods import ADVANTAGES, LOSSES, Band
 from gspo.observe.report.readings import read_run
 from gspo.observe.report.run import read_curves
+from gspo.rewards.functions import REWARD_REGISTRY
+from gspo.rollout.engine import ENGINE_REGISTRY
 from gspo.trainer import train
+from gspo.trainer.records import write_config
 
 REPOSITORY = Path(__file__).parent.parent
 ACTOR = "actor_rollout_ref.actor"
@@ -192,11 +200,73 @@ def test_a_file_may_have_dataclasses_and_one_that_fails_can_be_run_again(tmp_pat
     assert load_config(overrides=[override]).algorithm.external_modules == [str(file)]
 
 
-def test_eval_runs_no_file_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "own.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
-    key = "algorithm.external_modules"
-    assert main(["eval", "nowhere", "--data", "a.jsonl", "--set", f"{key}=[{tmp_path}/own.py]"]) == 1
-    assert f"--set {key} has no effect on an evaluation" in capsys.readouterr().err
+HALF = """
+import beside_half
+from gspo import register_advantage, register_policy_loss, register_reward
+from gspo.rollout import register_engine
+
+register_policy_loss("half", clip=(0.1, 0.1))(lambda **_: None)
+register_advantage("half")(partial(print))
+register_reward("half")(lambda solution_str: 0.0)
+register_engine("half")(lambda context: None)
+"""
+
+
+def test_a_file_that_fails_half_way_leaves_its_names_free(tmp_path: Path) -> None:
+    """Corrected, it runs in the same process, with the module beside it that registers names too."""
+    file, neighbour = tmp_path / "own.py", tmp_path / "beside_half.py"
+    neighbour.write_text("from gspo import register_policy_loss\nregister_policy_loss('beside')(print)\n")
+    tables = (LOSSES, ADVANTAGES, POLICY_LOSS_REGISTRY, ADV_ESTIMATOR_REGISTRY, REWARD_REGISTRY, ENGINE_REGISTRY)
+    before = [dict(table) for table in tables]
+    override, whole = f"algorithm.external_modules={file}", "from functools import partial\n" + HALF
+    for failure in ("1 / 0", "raise SystemExit(0)", "register_policy_loss('gspo')(print)"):
+        file.write_text(f"{whole}{failure}\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"own\.py does not run"):
+            load_config(overrides=[override])
+        assert [dict(table) for table in tables] == before
+    file.write_text(whole, encoding="utf-8")
+    load_config(overrides=[override, f"{ACTOR}.policy_loss=half", "algorithm.adv_estimator=half"])
+    assert "beside" in LOSSES
+    assert all("half" in table for table in tables)
+    load_config(overrides=[override])  # once a process
+
+
+def test_the_package_keeps_what_it_registers_while_a_users_file_imports_it_first(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("import gspo.algorithms\n1 / 0\n", encoding="utf-8")
+    program = f"""
+from gspo.config import ConfigError, load_config
+try:
+    load_config(overrides=["algorithm.external_modules={file}"])
+except ConfigError as error:
+    assert "ZeroDivisionError" in str(error)
+from gspo.algorithms import get_policy_loss_fn, get_adv_estimator_fn
+print(get_policy_loss_fn("gspo").__name__, get_adv_estimator_fn("grpo").__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["compute_policy_loss_gspo", "compute_grpo_outcome_advantage"]
+
+
+def test_the_report_of_a_later_process_knows_what_a_loss_declared(tmp_path: Path) -> None:
+    register_policy_loss("own", sequence_clip=True, clip=(0.1, 0.2), clip_band=Band(high=0.05, ceiling=0.15))(print)
+    register_advantage("alone", compares_groups=False)(print)
+    config = load_config(overrides=[f"{ACTOR}.policy_loss=own", "algorithm.adv_estimator=alone"])
+    write_config(tmp_path, config, None)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/pg_clipfrac": 0.2}\n')
+    expected = config.loss_facts
+    for table in (LOSSES, ADVANTAGES):
+        for name in ("own", "alone"):
+            table.pop(name, None)
+    run = read_curves(tmp_path)
+    assert run.loss == expected
+    assert (run.loss.clip, run.loss.clip_band) == ((0.1, 0.2), Band(high=0.05, ceiling=0.15))
+    assert not run.compares_groups
+    assert [verdict.status for verdict in read_run(run)] == ["problem"]
+    (tmp_path / "methods.json").write_text('{"policy_loss": {"name": "own", "colour": 1}}')
+    with pytest.raises(ValueError, match=r"methods\.json does not hold what a run writes there; restore it or remove"):
+        read_curves(tmp_path)
+    write_config(tmp_path, load_config(), None)
+    assert not (tmp_path / "methods.json").exists()
 
 
 def test_the_report_takes_a_loss_that_it_does_not_know_by_its_metrics(tmp_path: Path) -> None:

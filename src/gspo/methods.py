@@ -8,7 +8,8 @@ adds its row when it is registered (`gspo.algorithms.register_policy_loss`, `reg
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +31,10 @@ __all__ = [
     "PolicyLoss",
     "Row",
     "declared",
+    "is_own",
     "loss_named",
+    "read_row",
+    "written_row",
 ]
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
@@ -239,6 +243,34 @@ LOSSES: dict[str, PolicyLoss] = {row.name: row for row in _LOSSES}
 ADVANTAGES: dict[str, Advantage] = {row.name: row for row in _ADVANTAGES}
 
 Row = TypeVar("Row", PolicyLoss, Advantage)
+
+
+_PACKAGED = frozenset((*LOSSES, *ADVANTAGES))
+
+
+def is_own(row: PolicyLoss | Advantage) -> bool:
+    """Whether a row is the user's, and not one of this package."""
+    return row.name not in _PACKAGED
+
+
+def written_row(row: PolicyLoss | Advantage) -> dict[str, Any]:
+    """A row as JSON holds it: an end of a band that is open is null."""
+    facts = asdict(row)
+    if band := facts.get("clip_band"):
+        facts["clip_band"] = {end: None if math.isinf(value) else value for end, value in band.items()}
+    return facts
+
+
+def read_row(kind: type[Row], facts: Mapping[str, Any]) -> Row:
+    """The row that `written_row` has written.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    if band := given.get("clip_band"):
+        given["clip_band"] = Band(**{end: value for end, value in band.items() if value is not None})
+    return kind(**given)
 
 
 def loss_named(name: str) -> PolicyLoss | None:

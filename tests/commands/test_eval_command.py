@@ -22,9 +22,10 @@ from gspo.commands.evaluate.models import Candidate, find_candidates
 from gspo.config import load_config, render
 from gspo.evaluation.statistics import bootstrap_interval, wilson_interval
 from gspo.groups import Prompt
-from gspo.models import load_model
+from gspo.models import Policy, load_model
 from gspo.models.scratch import make_model_folder
-from gspo.rollout import RolloutEngine, ScriptedEngine
+from gspo.rollout import EngineContext, RolloutEngine, ScriptedEngine
+from gspo.rollout.local.checking import verify_sampling
 
 SHORT = ["--set", "data.max_response_length=4", "trainer.device=cpu"]
 NUMBER_OF_EOS = 2  # of the scratch tokenizer
@@ -54,9 +55,9 @@ def answers(*models: dict[str, list[str]]) -> Callable[..., RolloutEngine]:
     """Engines that answer by table, one a model: row of the uid -> the text of each response, "~" cutting it."""
     tables = iter(models)
 
-    def make(_: Any, tokenizer: Any, *, seed: int, max_num_seqs: int) -> ScriptedEngine:
-        assert (seed, max_num_seqs) == (1, 256)
-        table = next(tables)
+    def make(context: EngineContext) -> ScriptedEngine:
+        assert (context.seed, context.max_num_seqs) == (1, 256)
+        table, tokenizer = next(tables), context.tokenizer
 
         def script(prompt: Prompt, index: int, _: int) -> list[int]:
             text = table[prompt.uid.rpartition(":")[2]][index]
@@ -190,14 +191,81 @@ def test_a_call_of_the_engine_has_more_than_it_samples_at_once(
             found.append(len(prompts))
             return super().generate(prompts, *args, **kwargs)
 
-    def make(_: Any, tokenizer: Any, *, seed: int, max_num_seqs: int) -> ScriptedEngine:
-        assert (seed, max_num_seqs) == (1, 3)
-        return Counting(lambda *_: [NUMBER_OF_EOS], tokenizer)
+    def make(context: EngineContext) -> ScriptedEngine:
+        assert (context.seed, context.max_num_seqs) == (1, 3)
+        return Counting(lambda *_: [NUMBER_OF_EOS], context.tokenizer)
 
     settings = [*SHORT[1:], "actor_rollout_ref.rollout.max_num_seqs=3", setting]
     args = arguments([tiny_model_folder], [data], tmp_path / "out", n=3, set=settings)
     assert evaluate_models(args, make_engine=make, console=Console(file=io.StringIO())) == 0
     assert found == calls
+
+
+def test_the_engine_is_checked_at_the_lengths_of_the_evaluation(
+    tiny_model_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    """The longest prompt and the longest response, as training checks it."""
+    found: list[int] = []
+
+    def make(context: EngineContext) -> ScriptedEngine:
+        found.append(context.longest)
+        return ScriptedEngine(lambda *_: [NUMBER_OF_EOS], context.tokenizer)
+
+    args = arguments([tiny_model_folder], [data], tmp_path / "out", set=[*SHORT[1:], "data.max_response_length=90"])
+    evaluate_models(args, make_engine=make, console=Console(file=io.StringIO()))
+    assert found == [3 + 90]  # the prompts have three tokens
+
+
+def test_the_local_engine_is_checked_at_that_length(
+    tiny_model_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+
+    def verify(policy: Policy, longest: int) -> float:
+        checked.append(longest)
+        return verify_sampling(policy, longest)
+
+    monkeypatch.setattr("gspo.rollout.local.verify_sampling", verify)
+    command = ["eval", str(tiny_model_folder), "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main([*command, *SHORT, "data.max_response_length=90"]) == 0
+    assert checked == [3 + 90]
+
+
+OWN = """
+import beside_eval
+from gspo import register_reward
+from gspo.rollout import register_engine
+from gspo.rollout.local import make_local
+
+@register_reward("mine")
+def mine(solution_str):
+    return beside_eval.VALUE
+
+@register_engine("loud")
+def loud(context):
+    print("loud engine")
+    return make_local(context)
+"""
+
+
+def test_rewards_and_engines_of_the_users_files(
+    tiny_model_folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "mine"
+    own.mkdir()
+    (own / "own.py").write_text(OWN)
+    (own / "beside_eval.py").write_text("VALUE = 0.75")
+    settings = [
+        f"algorithm.external_modules=[{own / 'own.py'}]",
+        "reward.functions=[{name: mine}]",
+        "actor_rollout_ref.rollout.name=loud",
+    ]
+    out = tmp_path / "out"
+    command = ["eval", str(tiny_model_folder), "--data", str(data), "--out", str(out), *SHORT]
+    assert main([*command, *settings]) == 0
+    assert "loud engine" in capsys.readouterr().out
+    (result,) = json.loads((out / "results.json").read_text())["results"]
+    assert (result["accuracy"], result["is_accuracy"]) == (0.75, False)
 
 
 def test_a_failing_reward_is_said(tiny_model_folder: Path, data: Path, tmp_path: Path) -> None:

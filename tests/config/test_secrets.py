@@ -200,3 +200,15 @@ def test_the_command_line_and_variants_hide_them(capsys: pytest.CaptureFixture[s
     with pytest.raises(ConfigError) as caught:
         parse_variant(f"a b:{KWARGS}.api_key={VALUE}")
     assert VALUE not in str(caught.value) + "".join(capsys.readouterr())
+
+
+def test_a_configuration_that_is_shown_in_a_notebook_hides_them() -> None:
+    kwargs = f"{{api_key: {VALUE}, model: m, more: [{{password: {VALUE}}}]}}"
+    functions = f"reward.functions=[{{name: custom, kwargs: {{auth_token: {VALUE}}}}}]"
+    config = load_config(overrides=[f"{KWARGS}={kwargs}", functions, "data.max_response_length=7"])
+    for text in (repr(config), str(config), repr(config.custom_reward_function), repr(config.reward.functions)):
+        assert VALUE not in text
+    assert "'api_key': '***', 'model': 'm'" in repr(config)
+    assert "max_response_length=7" in repr(config.data)
+    assert repr(config.data).startswith("DataConfig(train_files=")
+    assert config.custom_reward_function.reward_kwargs["api_key"] == VALUE  # used as it is

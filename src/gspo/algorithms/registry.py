@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from gspo.methods import ADVANTAGES, LOSSES, Advantage, AdvantageEstimator, PolicyLoss, Row, declared, loss_named
+from gspo.registered import add
 
 __all__ = [
     "ADV_ESTIMATOR_REGISTRY",
@@ -48,10 +49,11 @@ def _file(
     if before is not None and before is not function:
         raise ValueError(f"{kind} {name!r} has already been registered: {before} vs {function}; choose another name")
     if known is None:
-        rows[name] = row
+        add(rows, name, row, function)
     elif with_facts and row != known:
         raise ValueError(f"{kind} {name!r} has already been registered with other facts: {known}; choose another name")
-    registry[name] = function
+    if before is None:
+        add(registry, name, function, function)
 
 
 def register_policy_loss(name: str, **facts: Any) -> Callable[[Function], Function]:

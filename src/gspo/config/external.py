@@ -11,8 +11,10 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from gspo.config.convert import ConfigError
+from gspo.config.neighbours import search_folder_of
 from gspo.config.schema import Config
 from gspo.methods import ADVANTAGES, LOSSES, loss_named
+from gspo.registered import undone_on_failure
 
 __all__ = ["load_external", "require_methods", "run_files"]
 
@@ -58,7 +60,7 @@ def _unknown(key: str, name: str, rows: Iterable[str], files: Sequence[str]) -> 
 
 
 def run_files(files: Sequence[str]) -> None:
-    """Runs the user's Python files, each once a process.
+    """Runs the user's Python files, each once a process. Modules of a file's folder can be imported.
 
     Args:
         files: paths, relative to the working directory.
@@ -82,10 +84,12 @@ def _run_file(file: str) -> None:
         raise ConfigError(f"{_KEY}: {file} is not a Python file: it must end in .py", _KEY)
     module = module_from_spec(spec)
     sys.modules[name] = module  # before it runs: a dataclass looks its own module up there
+    search_folder_of(path)
     try:
-        spec.loader.exec_module(module)
+        with undone_on_failure(path.parent):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's file may raise anything, and end with an exit()
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         line = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{_KEY}: {file} does not run: {type(error).__name__}: {error} "

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from gspo.config.convert import ConfigError, convert, show
 from gspo.config.paths import expanded_text
+from gspo.config.secrets import masked
 
 __all__ = [
     "COMMANDS",
@@ -140,6 +141,10 @@ class Section:
     READ_BY: ClassVar[tuple[str, ...]] = ()
     ONLY_WITH: ClassVar[tuple[Needs, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__repr__ = _without_secrets  # type: ignore[assignment]  # before `dataclass` makes one
+
     @classmethod
     def key(cls, name: str) -> str:
         """The dotted key of a field of this section."""
@@ -153,6 +158,12 @@ class Section:
                 value = _expanded(value, spec.metadata["path"], self.key(name))
             object.__setattr__(self, name, value)
             _check_bounds(value, spec.metadata, self.key(name))
+
+
+def _without_secrets(node: Section) -> str:
+    """As a dataclass's own, with `***` for values of keys that look like secrets."""
+    shown = {spec.name: getattr(node, spec.name) for spec in dataclasses.fields(node) if spec.repr}
+    return f"{type(node).__name__}({', '.join(f'{name}={value!r}' for name, value in masked(shown).items())})"
 
 
 def _expanded(value: Any, is_path: bool | Callable[[str], bool], key: str) -> Any:

@@ -114,7 +114,7 @@ class AlgorithmConfig(Section):
     filter_groups: FilterGroupsConfig = section(FilterGroupsConfig, "Dynamic sampling.")
     external_modules: list[str] = option(
         [],
-        "Python files that register further losses, advantages and engines; they are run.",
-        read_by=("train", "sft"),
+        "Python files that register further losses, advantages, engines and rewards; they are run.",
+        read_by=("train", "sft", "eval"),
         path=True,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from gspo.registered import add
 from gspo.rewards.base import RewardError
 from gspo.rewards.builtin import BUILTINS
 from gspo.rewards.loading import check_function
@@ -36,7 +37,8 @@ def register_reward(name: str) -> Callable[[Function], Function]:
         known = REWARD_REGISTRY.get(name)
         if known is not None and known is not function:
             raise RewardError(f"register_reward: {name!r} has already been registered ({known}): choose another name")
-        REWARD_REGISTRY[name] = function
+        if known is None:
+            add(REWARD_REGISTRY, name, function, function)
         return function
 
     return decorate

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gspo.config.neighbours import search_folder_of
 from gspo.rewards.errors import RewardError, describe
 
 __all__ = ["GIVEN", "check_function", "is_async", "load_function", "parameters_of"]
@@ -41,7 +42,7 @@ def load_function(
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
         raise RewardError(f"custom_reward_function.path={path} is not a Python file: it must end in .py")
-    _search(file, like_a_script)
+    search_folder_of(file, first=like_a_script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
@@ -67,16 +68,6 @@ def load_function(
         )
     check_function(function, f"{name} in {file}", kwargs, "custom_reward_function")
     return function
-
-
-def _search(file: Path, like_a_script: bool) -> None:
-    """Makes the modules of the file's folder importable."""
-    folder = str(file.resolve().parent)
-    if folder in sys.path:
-        return
-    # A file that bears the name of an installed package, math_verify.py say, must not hide it from its own imports.
-    hides = file.stem.isidentifier() and importlib.util.find_spec(file.stem) is not None
-    sys.path.insert(0 if like_a_script and not hides else len(sys.path), folder)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, Prompt
 from gspo.models import Policy
+from gspo.registered import add
 
 __all__ = [
     "EngineContext",
@@ -132,7 +133,8 @@ def register_engine(name: str) -> Callable[[Factory], Factory]:
         known = ENGINE_REGISTRY.get(name)
         if known is not None and known is not factory:
             raise ValueError(f"register_engine: {name!r} has already been registered ({known}): choose another name")
-        ENGINE_REGISTRY[name] = factory
+        if known is None:
+            add(ENGINE_REGISTRY, name, factory, factory)
         return factory
 
     return decorate

@@ -32,6 +32,7 @@ __all__ = [
 _PARTS = (
     "config.yaml",
     "config-*.yaml",
+    "methods.json",
     "metrics.jsonl",
     "samples.jsonl",
     "tensorboard",
@@ -42,7 +43,14 @@ _PARTS = (
     "reward_output.txt",
     "finished",
 )
-_DRAFTS = (".*.yaml.tmp", "metrics.jsonl.tmp", "samples.jsonl.tmp", "huggingface*.tmp", "initial_*.tmp")
+_DRAFTS = (
+    ".*.yaml.tmp",
+    ".methods.json.tmp",
+    "metrics.jsonl.tmp",
+    "samples.jsonl.tmp",
+    "huggingface*.tmp",
+    "initial_*.tmp",
+)
 
 
 _KEY = "trainer.default_local_dir"

@@ -1,7 +1,12 @@
-"""`config.yaml` of a run, and the records of the settings that its earlier steps were trained with."""
+"""`config.yaml` of a run, and the records of the settings that its earlier steps were trained with.
+
+`methods.json` beside it holds what a loss or an advantage of the user's own declares, for who reads the run without the
+file that registers it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +14,11 @@ from typing import Any
 from gspo.checkpoint import replace_text
 from gspo.config import Config, load_config, render
 from gspo.config.printing import shown
+from gspo.methods import Advantage, PolicyLoss, is_own, written_row
 
 __all__ = ["trained_otherwise", "write_config"]
 
-_CONFIG = "config.yaml"
+_CONFIG, _METHODS = "config.yaml", "methods.json"
 _RECORD = re.compile(r"config-until-step-(\d+)\.yaml")
 # Of `trainer`, what decides which numbers are trained; the rest says how the run is watched, kept and ended.
 _TRAINS = ("trainer.seed", "trainer.critic_warmup", "trainer.gad_")
@@ -46,6 +52,12 @@ def write_config(folder: Path, config: Config, step: int | None) -> list[str]:
             if at > step:
                 record.rename(_free(folder, f"config-until-step-{at}.given-up"))
     replace_text(file, render(config))
+    rows: dict[str, PolicyLoss | Advantage] = {"policy_loss": config.loss_facts, "advantage": config.advantage_facts}
+    own = {kind: written_row(row) for kind, row in rows.items() if is_own(row)}
+    if own:
+        replace_text(folder / _METHODS, json.dumps(own, indent=2) + "\n")
+    else:
+        (folder / _METHODS).unlink(missing_ok=True)
     return lines
 
 

@@ -6,6 +6,7 @@ import os
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -38,15 +39,14 @@ _ROUNDS_PER_CALL = 8
 def evaluate_models(
     args: Namespace,
     *,
-    make_engine: Callable[..., RolloutEngine] | None = None,
+    make_engine: Callable[[EngineContext], RolloutEngine] | None = None,
     console: Console | None = None,
 ) -> int:
     """Evaluates the models that `gspo eval` was given, prints the tables and writes the files.
 
     Args:
         args: the parsed command line: models, data, n, temperature, top_p, max_samples, out and set.
-        make_engine: makes the rollout engine of each model, called like `LocalEngine`; None: the one that
-            `actor_rollout_ref.rollout.name` names.
+        make_engine: makes the rollout engine of each model; None: the one that `actor_rollout_ref.rollout.name` names.
         console: where to print; standard output by default.
 
     Returns:
@@ -56,7 +56,7 @@ def evaluate_models(
         ValueError: an argument, a model, a file or a reward cannot be used; names it and says what to do.
     """
     console = console or Console(highlight=False)
-    config = load_config(None, None, args.set, external=False)
+    config = load_config(None, None, args.set)
     _refuse_keys_without_effect(config)
     if args.max_samples != -1 and args.max_samples < 1:
         raise ValueError(f"--max-samples is {args.max_samples}: give 1 or more, or leave it out for all rows")
@@ -64,7 +64,8 @@ def evaluate_models(
     candidates = find_candidates(args.models, config)
     folder = _writable(expanded(args.out, "--out"))
     device = choose_device(config.trainer)
-    make_engine = make_engine or _engine_named(config.rollout.name)
+    require_engine(config.rollout.name)
+    make_engine = make_engine or partial(make_named, config.rollout.name)
     evaluations: list[Evaluation] = []
     said: set[str] = set()
     with RewardManager(
@@ -112,12 +113,6 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _engine_named(name: str) -> Callable[..., RolloutEngine]:
-    """Makes the engine of this name, called like `LocalEngine`."""
-    require_engine(name)
-    return lambda policy, tokenizer, **settings: make_named(name, EngineContext(policy, tokenizer, **settings))
-
-
 def _answer(
     candidate: Candidate,
     args: Namespace,
@@ -125,7 +120,7 @@ def _answer(
     sampling: SamplingParams,
     rewards: RewardManager,
     device: str,
-    make_engine: Callable[..., RolloutEngine],
+    make_engine: Callable[[EngineContext], RolloutEngine],
     console: Console,
     said: set[str],
 ) -> list[Group]:
@@ -142,9 +137,9 @@ def _answer(
         if line not in said:
             said.add(line)
             _say(console, line)
-    policy = candidate.policy(tokenizer, device, longest_sequence(config.data, data))
-    max_num_seqs = config.rollout.max_num_seqs
-    engine = make_engine(policy, tokenizer, seed=config.trainer.seed, max_num_seqs=max_num_seqs)
+    longest, max_num_seqs = longest_sequence(config.data, data), config.rollout.max_num_seqs
+    policy = candidate.policy(tokenizer, device, longest)
+    engine = make_engine(EngineContext(policy, tokenizer, config.trainer.seed, max_num_seqs, longest))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,7 +13,15 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from gspo.methods import ADVANTAGES, DEFAULT_ADVANTAGE, DEFAULT_LOSS, PolicyLoss, loss_named
+from gspo.methods import (
+    ADVANTAGES,
+    DEFAULT_ADVANTAGE,
+    DEFAULT_LOSS,
+    Advantage,
+    PolicyLoss,
+    loss_named,
+    read_row,
+)
 from gspo.observe.jsonl import read_jsonl
 
 __all__ = ["Curve", "Run", "read_curves"]
@@ -48,14 +57,18 @@ class Run:
     samples: list[dict[str, Any]]
     config_text: str
     config: dict[str, Any]
+    own_loss: PolicyLoss | None = None
+    own_advantage: Advantage | None = None
 
     @property
     def loss(self) -> PolicyLoss:
         """What is known of the policy loss.
 
-        One of the user's own is known in the process that trained with it only. Elsewhere, and where the folder has no
+        One of the user's own is known by what the run kept of it. Where it kept nothing, and where the folder has no
         config, the metrics say whether it clips whole sequences.
         """
+        if self.own_loss is not None:
+            return self.own_loss
         setting = self.setting("actor_rollout_ref.actor.policy_loss", "the policy loss")
         name = str(setting.get("loss_mode", DEFAULT_LOSS) if isinstance(setting, dict) else setting)
         return loss_named(name) or PolicyLoss(name, sequence_clip=self.has("actor/seq_clipfrac"))
@@ -88,7 +101,8 @@ class Run:
     def compares_groups(self) -> bool:
         """Whether the advantage compares the responses of a prompt, so that equal rewards teach nothing."""
         alone = self.setting("actor_rollout_ref.rollout.n") == 1
-        advantage = ADVANTAGES.get(str(self.setting("algorithm.adv_estimator", DEFAULT_ADVANTAGE)))
+        name = str(self.setting("algorithm.adv_estimator", DEFAULT_ADVANTAGE))
+        advantage = self.own_advantage or ADVANTAGES.get(name)
         return not alone and (advantage is None or advantage.compares_groups)
 
     def updates_per_rollout(self) -> int | None:
@@ -127,4 +141,20 @@ def read_curves(folder: Path) -> Run:
         raise ValueError(f"{config_file} is not YAML; restore it or remove it: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{config_file} is not a mapping of keys; it should be the resolved config of the run")
-    return Run(folder, curves, read_jsonl(folder / "samples.jsonl"), text, {str(key): config[key] for key in config})
+    samples, settings = read_jsonl(folder / "samples.jsonl"), {str(key): config[key] for key in config}
+    return Run(folder, curves, samples, text, settings, **_own_methods(folder / "methods.json"))
+
+
+def _own_methods(file: Path) -> dict[str, Any]:
+    """What the user's own loss and advantage declare, as `Run` names them; nothing without such a file."""
+    if not file.exists():
+        return {}
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        loss, advantage = kept.get("policy_loss"), kept.get("advantage")
+        return {
+            "own_loss": None if loss is None else read_row(PolicyLoss, loss),
+            "own_advantage": None if advantage is None else read_row(Advantage, advantage),
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} does not hold what a run writes there; restore it or remove it: {error}") from error
