@@ -205,12 +205,13 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from gspo.config import load_config
+    from gspo.config import load_config, require_honoured
     from gspo.trainer.exporting import export_checkpoint
 
     config = load_config(None, None, args.set, external=False)
     if wrong := [key for key in sorted(config.user_set) if not key.startswith("actor_rollout_ref.model.")]:
         raise ValueError(f"--set {wrong[0]} has no effect on an export: keys of actor_rollout_ref.model have")
+    require_honoured(config)
     say = lambda line: print(f"gspo: note: {line}", file=sys.stderr)  # noqa: E731 - one line
     print(export_checkpoint(args.source, config, step=args.step, out=args.out, say=say))
     return 0

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from gspo.config.needs import DISCRIMINATOR
 from gspo.config.schema import Config
-from gspo.config.spelling import reason_without_effect
 from gspo.config.usage import keys_that_turn_on, unused
+from gspo.config.verl import without_effect
 
 __all__ = ["notices", "supervised_notices"]
 
@@ -36,13 +36,20 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
         *_about_the_critic(config),
         *unused(config, "train"),
         *_about_sampling(config, vocabulary),
-        *_without_effect(config),
+        *_about_the_resumption(config),
+        *_about_what_is_verls(config),
     ]
 
 
 def supervised_notices(config: Config) -> list[str]:
     """The same of `gspo sft`: weights that will not move, and the user's keys that it does not use."""
-    return [*config.notes, *_about_the_weights(config), *_without_effect(config), *unused(config, "sft")]
+    return [
+        *config.notes,
+        *_about_the_weights(config),
+        *_about_the_resumption(config),
+        *_about_what_is_verls(config),
+        *unused(config, "sft"),
+    ]
 
 
 def _about_the_weights(config: Config) -> Iterator[str]:
@@ -89,6 +96,16 @@ def _about_the_clip(config: Config) -> Iterator[str]:
         yield (
             f"{key}.clip_ratio={both:g} has no effect with clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
             "set those, or take them out"
+        )
+
+
+def _about_the_resumption(config: Config) -> Iterator[str]:
+    """About a checkpoint that is named and not read."""
+    trainer = config.trainer
+    if trainer.resume_from_path and trainer.resume_mode != "resume_path":
+        yield (
+            f"{trainer.key('resume_from_path')}={trainer.resume_from_path} has no effect with "
+            f"{trainer.key('resume_mode')}={trainer.resume_mode}: set resume_mode=resume_path, or take it out"
         )
 
 
@@ -222,8 +239,8 @@ def _about_sampling(config: Config, vocabulary: int | None) -> Iterator[str]:
         yield f"{key}.n={val.n} greedy responses are all alike: set {key}.do_sample=true and {key}.temperature=1.0"
 
 
-def _without_effect(config: Config) -> Iterator[str]:
-    """About verl's keys that do nothing here, one line each."""
-    for key in sorted(config.user_set):
-        if reason := reason_without_effect(key):
-            yield f"key {key} has no effect here: {reason}"
+def _about_what_is_verls(config: Config) -> Iterator[str]:
+    """About verl's keys that do nothing here, a line for each topic, and what of verl no run starts with."""
+    yield from without_effect(config.user_set)
+    for refusal in config.refused:
+        yield f"no run starts with {refusal.setting}: {refusal.reason}"

@@ -84,8 +84,8 @@ class FilterGroupsConfig(Section):
     enable: bool = option(False, "Replace groups whose responses all score the same (DAPO, arXiv 2503.14476).")
     metric: str = option(
         "score",
-        "What must differ within a group; score and verl's seq_reward and seq_final_reward are one: the reward.",
-        choices=("score", "acc", "seq_reward", "seq_final_reward"),
+        "What must differ within a group; all but acc, its other names in verl, are the reward.",
+        choices=("score", "acc", "reward", "seq_reward", "seq_final_reward"),
     )
     max_num_gen_batches: int = option(10, "Batches to sample at most per step; 0: one pass over the data.", at_least=0)
 

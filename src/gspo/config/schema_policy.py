@@ -143,7 +143,7 @@ class ActorConfig(Section):
     )
     ppo_mini_batch_size: int | None = option(
         None,
-        "PROMPTS per optimizer step (times rollout.n responses); null: 256, or train_batch_size if smaller.",
+        "PROMPTS per optimizer step (times rollout.n responses), train_batch_size at most; null: 256.",
         at_least=1,
     )
     ppo_micro_batch_size_per_gpu: int | None = option(
@@ -154,7 +154,7 @@ class ActorConfig(Section):
     )
     use_dynamic_bsz: bool | None = option(
         None,
-        "Split by tokens rather than by responses; null: yes where ppo_micro_batch_size_per_gpu is null.",
+        "Split by tokens rather than by responses; always where ppo_micro_batch_size_per_gpu is null.",
         read_by=("train", "sft"),
     )
     ppo_max_token_len_per_gpu: int = option(
@@ -173,12 +173,6 @@ class ActorConfig(Section):
                     f"{self.key(name)}={value} is too large: no ratio is below 0, so set it to 1 or less",
                     self.key(name),
                 )
-        if self.use_dynamic_bsz is False and self.ppo_micro_batch_size_per_gpu is None:
-            raise ConfigError(
-                f"{self.key('use_dynamic_bsz')}=false needs {self.key('ppo_micro_batch_size_per_gpu')}: set that, "
-                "or leave use_dynamic_bsz out to split by tokens",
-                self.key("use_dynamic_bsz"),
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

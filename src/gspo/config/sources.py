@@ -57,7 +57,7 @@ def read_source(path: Path, user_set: set[str], above: tuple[Path, ...] = ()) ->
         above: the files whose `defaults` led here.
 
     Raises:
-        ConfigError: the file is no YAML mapping, a key of it is refused, or its `defaults` run in a circle.
+        ConfigError: the file is no YAML mapping, a key of it is unknown, or its `defaults` run in a circle.
     """
     if path in above:
         raise ConfigError(f"{path}: its defaults lead back to itself: {' -> '.join(p.stem for p in (*above, path))}")
@@ -66,8 +66,10 @@ def read_source(path: Path, user_set: set[str], above: tuple[Path, ...] = ()) ->
     defaults = _default_names(tree.pop("defaults", None), path)
     for key, value in tree.items():
         own.put(str(key), value, f"preset {path.stem}" if is_preset(path) else str(path))
+    if own.foreign:  # a configuration of verl's, which prints it as Python does
+        own.values = {key: None if value == "None" else value for key, value in own.values.items()}
     if not is_preset(path):
-        user_set |= {*own.values, *own.ignored}
+        user_set |= {*own.values, *own.foreign}
     settings = Settings()
     for name in defaults:
         settings.merge(own if name == "_self_" else _read_default(name, path, user_set, above))

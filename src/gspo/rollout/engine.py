@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, Prompt
+from gspo.methods import ENGINES
 from gspo.models import Policy
 
 __all__ = [
@@ -132,6 +133,7 @@ def register_engine(name: str) -> Callable[[Factory], Factory]:
         if known is not None and known is not factory:
             raise ValueError(f"register_engine: {name!r} has already been registered ({known}): choose another name")
         ENGINE_REGISTRY[name] = factory
+        ENGINES.add(name)
         return factory
 
     return decorate
