@@ -24,14 +24,6 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
         ([f"{ROLLOUT}.temperature=nan"], f"{ROLLOUT}.temperature=nan is not a number: set one"),
         ([f"{ROLLOUT}.top_p=1.5"], f"{ROLLOUT}.top_p=1.5 is too large: set it to 1 or less"),
         (
-            [f"{ROLLOUT}.val_kwargs.do_sample=true"],
-            f"{ROLLOUT}.val_kwargs.do_sample=true needs a temperature: set {ROLLOUT}.val_kwargs.temperature=1.0",
-        ),
-        (
-            [f"{ACTOR}.clip_ratio_low=1.2"],
-            f"{ACTOR}.clip_ratio_low=1.2 is too large: no ratio is below 0, so set it to 1 or less",
-        ),
-        (
             [f"{ACTOR}.loss_agg_mode=mean"],
             f"{ACTOR}.loss_agg_mode=mean is not one of token-mean, seq-mean-token-sum, seq-mean-token-mean, "
             "seq-mean-token-sum-norm",

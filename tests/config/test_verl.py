@@ -163,6 +163,38 @@ def test_wandb_that_is_not_installed_stops_no_configuration_of_verls(monkeypatch
     assert loaded(default, "trainer.balance_batch=True").trainer.logger == ["console", "wandb"]
 
 
+def test_the_preset_of_verls_name_is_its_configuration(tmp_path: Path) -> None:
+    """All that trains is as in verl's defaults; what differs says where things go, or how fast they are."""
+    from verl_scripts import whole_configuration
+
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole_configuration()))
+    own = ("trainer.project_name", "trainer.experiment_name", "trainer.default_local_dir", "trainer.logger")
+    speed = (f"{MODEL}.use_fused_kernels", "reward.num_workers", "trainer.log_val_generations")
+    # null here decides by the first batch; reward and score are one
+    same = ("algorithm.rollout_correction.bypass_mode", "algorithm.filter_groups.metric")
+    files = ("data.train_files", "data.val_files")
+    trees = [
+        OmegaConf.create(_tree(load_config(*names))) for names in ((str(tmp_path), "whole"), (None, "ppo_trainer"))
+    ]
+    theirs, ours = ({key: OmegaConf.select(tree, key) for key in known_keys()} for tree in trees)
+    assert {key for key in ours if ours[key] != theirs[key]} == {*own, *speed, *same, *files}
+    assert load_config(None, "ppo_megatron_trainer.yaml") == load_config(None, "ppo_trainer")
+
+
+def test_a_file_over_verls_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "hydra: {searchpath: ['file://verl/trainer/config']}\n"
+        "defaults: [ppo_trainer, _self_]\n"
+        "algorithm: {adv_estimator: grpo}\n"
+    )
+    config = load_config(str(tmp_path), "mine")
+    assert (config.algorithm.adv_estimator, config.trainer.total_epochs) == ("grpo", 30)
+    (tmp_path / "groups.yaml").write_text("defaults: [{actor@actor_rollout_ref.actor: dp_actor}, _self_]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path), "groups")
+    assert names(caught, "groups.yaml", "config groups are not read", "_generated_ppo_trainer.yaml")
+
+
 # --- without effect
 
 
@@ -221,7 +253,33 @@ def test_what_would_change_a_run_is_refused_when_it_starts(override: str, parts:
     error = refused(override)
     assert names(error, *parts, f"(override {override})")
     assert str(error).count("\n") == 0
-    assert any(line.startswith("no run starts with") and parts[0] in line for line in notices(loaded(override)))
+    assert any(line.startswith("a run does not start: ") and parts[0] in line for line in notices(loaded(override)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["algorithm.rollout_correction={bypass_mode: true, rollout_is: token}"],
+            ["algorithm.rollout_correction.bypass_mode=true", "nothing to correct", "set it to null"],
+        ),
+        ([f"{ROLLOUT}.val_kwargs.do_sample=true"], ["val_kwargs.do_sample=true", "val_kwargs.temperature=1.0"]),
+    ],
+)
+def test_what_verl_takes_together_loads_and_is_refused_when_a_run_starts(
+    overrides: list[str], parts: list[str]
+) -> None:
+    error = refused(*overrides)
+    assert names(error, *parts)
+    assert f"a run does not start: {error}" in notices(loaded(*overrides))
+
+
+def test_a_lower_clip_range_of_more_than_1_is_none() -> None:
+    """verl's scripts of CISPO set 10, which takes the lower bound away."""
+    (line,) = [
+        line for line in notices(loaded(f"{ACTOR}.policy_loss=cispo", f"{ACTOR}.clip_ratio_low=10")) if "low" in line
+    ]
+    assert names(line, "low=10", "cispo", "clip_ratio_low below 1")
 
 
 def test_all_that_is_refused_is_in_one_list() -> None:

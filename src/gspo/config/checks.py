@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gspo.config.needs import DISCRIMINATOR
+from gspo.config.requirements import obstacles
 from gspo.config.schema import Config
 from gspo.config.usage import keys_that_turn_on, unused
 from gspo.config.verl import without_effect
@@ -37,7 +38,8 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
         *unused(config, "train"),
         *_about_sampling(config, vocabulary),
         *_about_the_resumption(config),
-        *_about_what_is_verls(config),
+        *without_effect(config.user_set),
+        *(f"a run does not start: {line}" for _, line in obstacles(config)),
     ]
 
 
@@ -47,7 +49,7 @@ def supervised_notices(config: Config) -> list[str]:
         *config.notes,
         *_about_the_weights(config),
         *_about_the_resumption(config),
-        *_about_what_is_verls(config),
+        *without_effect(config.user_set),
         *unused(config, "sft"),
     ]
 
@@ -91,6 +93,11 @@ def _about_the_clip(config: Config) -> Iterator[str]:
         yield (
             f"clip range {low:g} / {high:g} with policy_loss={loss.name} clips almost every token: it is made for "
             f"sequence ratios. {remedy} {instead}"
+        )
+    if low > 1 and loss.name != "geo_mean":  # whose range is of the log-ratio
+        yield (
+            f"clip range low={low:g} with policy_loss={loss.name} has no effect: no ratio is below 0, so that "
+            f"1 and more clip nothing there. Set {key}.clip_ratio_low below 1 to clip"
         )
     if both is not None and both not in (low, high):
         yield (
@@ -237,10 +244,3 @@ def _about_sampling(config: Config, vocabulary: int | None) -> Iterator[str]:
         yield f"{key}.temperature={val.temperature:g} has no effect without {key}.do_sample=true: set that to sample"
     if not val.do_sample and val.n > 1:
         yield f"{key}.n={val.n} greedy responses are all alike: set {key}.do_sample=true and {key}.temperature=1.0"
-
-
-def _about_what_is_verls(config: Config) -> Iterator[str]:
-    """About verl's keys that do nothing here, a line for each topic, and what of verl no run starts with."""
-    yield from without_effect(config.user_set)
-    for refusal in config.refused:
-        yield f"no run starts with {refusal.setting}: {refusal.reason}"

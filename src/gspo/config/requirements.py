@@ -10,7 +10,7 @@ from gspo.config.schema import Config, to_dict
 from gspo.config.secrets import hidden_keys
 from gspo.config.usage import key_facts
 
-__all__ = ["require_honoured", "require_keys", "require_supported"]
+__all__ = ["obstacles", "require_honoured", "require_keys", "require_supported"]
 
 
 def require_keys(config: Config, *keys: str) -> None:
@@ -43,7 +43,12 @@ def require_supported(config: Config) -> None:
     Raises:
         ConfigError: it does; lists all of it, each with what to set in its place.
     """
-    _raise_all([*_unhonoured(config), *_unsupported(config)])
+    _raise_all(obstacles(config))
+
+
+def obstacles(config: Config) -> list[tuple[str, str]]:
+    """Keys of what keeps a run of `gspo train` from starting, each with the line that says why and what to do."""
+    return [*_unhonoured(config), *_unsupported(config)]
 
 
 def _raise_all(problems: list[tuple[str, str]]) -> None:
@@ -88,6 +93,18 @@ def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
         yield (
             "algorithm.filter_groups.enable",
             "algorithm.filter_groups.enable=true drops every group of one response: set actor_rollout_ref.rollout.n=8",
+        )
+    correction, val = config.algorithm.rollout_correction, config.rollout.val_kwargs
+    if correction.active and correction.bypass_mode:
+        yield (
+            correction.key("bypass_mode"),
+            f"{correction.key('bypass_mode')}=true takes the rollout's policy for the old one, which leaves nothing to "
+            "correct: set it to null, or take rollout_is and rollout_rs out",
+        )
+    if val.do_sample and val.temperature == 0:
+        yield (
+            val.key("do_sample"),
+            f"{val.key('do_sample')}=true needs a temperature: set {val.key('temperature')}=1.0",
         )
     if config.critic.shared_backbone:
         yield from _unsharable(config)

@@ -55,12 +55,6 @@ class RolloutCorrectionConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.active and self.bypass_mode:
-            raise ConfigError(
-                f"{self.key('bypass_mode')}=true takes the rollout's policy for the old one, which leaves nothing to "
-                "correct: set it to null, or take rollout_is and rollout_rs out",
-                self.key("bypass_mode"),
-            )
         if self.rollout_rs is not None and self.rollout_rs_threshold is None:
             raise ConfigError(
                 f"{self.key('rollout_rs')}={self.rollout_rs} needs {self.key('rollout_rs_threshold')}: set "

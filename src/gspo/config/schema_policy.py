@@ -164,16 +164,6 @@ class ActorConfig(Section):
     shuffle: bool = option(False, "Shuffle the groups of a batch before they are cut into mini-batches.")
     optim: ActorOptimConfig = section(ActorOptimConfig, "Optimizer and schedule of the actor.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("clip_ratio", "clip_ratio_low"):
-            value = getattr(self, name)
-            if value is not None and value > 1:
-                raise ConfigError(
-                    f"{self.key(name)}={value} is too large: no ratio is below 0, so set it to 1 or less",
-                    self.key(name),
-                )
-
 
 @dataclass(frozen=True, kw_only=True)
 class ValKwargsConfig(Section):
@@ -189,14 +179,6 @@ class ValKwargsConfig(Section):
     top_k: int = option(
         -1, "Most likely tokens to sample from in validation; -1 or 0: all.", at_least=-1, read_by=("train", "eval")
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.do_sample and self.temperature == 0:
-            raise ConfigError(
-                f"{self.key('do_sample')}=true needs a temperature: set {self.key('temperature')}=1.0",
-                self.key("do_sample"),
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
