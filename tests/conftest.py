@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gspo.algorithms import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
-from gspo.methods import ADVANTAGES, LOSSES
+from gspo.methods import ADVANTAGES, ENGINES, LOSSES
 from gspo.models.scratch import make_model_folder
 from gspo.rewards.functions import REWARD_REGISTRY
 from gspo.rollout.engine import ENGINE_REGISTRY
@@ -35,8 +35,9 @@ def _registered_names() -> Iterator[None]:
         REWARD_REGISTRY,
         ENGINE_REGISTRY,
     )
-    registries = [(table, dict(table)) for table in tables]
+    registries, engines = [(table, dict(table)) for table in tables], set(ENGINES)
     yield
+    ENGINES.intersection_update(engines)
     for registry, before in registries:
         registry.clear()
         registry.update(before)

@@ -435,15 +435,10 @@ KEYS: dict[str, tuple[Case, str]] = {
         "actor_rollout_ref.rollout.temperature=0.0 is too small: set it above 0 (override "
         "actor_rollout_ref.rollout.temperature=0)",
     ),
-    "mini-batch larger than the batch": (
-        [f"{ACTOR}.ppo_mini_batch_size=8"],
-        "actor_rollout_ref.actor.ppo_mini_batch_size=8 is more prompts than data.train_batch_size=4: set it "
-        "to 4 or less, or leave it out (override actor_rollout_ref.actor.ppo_mini_batch_size=8)",
-    ),
     "unknown logger": (
-        ["trainer.logger=[jsonl,mlflow]"],
-        "trainer.logger: mlflow is not one of console, jsonl, tensorboard, wandb (override "
-        "trainer.logger=[jsonl,mlflow])",
+        ["trainer.logger=[jsonl,stdout]"],
+        "trainer.logger: stdout is not one of console, jsonl, tensorboard, wandb (override "
+        "trainer.logger=[jsonl,stdout])",
     ),
     "no CUDA": (
         ["trainer.device=cuda"],

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gspo.config import Config, load_config, require_keys
+from gspo.config import Config, load_config, require_honoured, require_keys
 from gspo.config.paths import expanded
 from gspo.data import load_dataset
 from gspo.evaluation.accuracy import SourceResult, answer_groups, summarize
@@ -310,6 +310,7 @@ def evaluate(
     """
     resolved, given = _split(config, settings, model, tokenizer)
     require_keys(resolved)
+    require_honoured(resolved)
     section, rollout, data_section = resolved.policy_model, resolved.rollout, resolved.data
     reader = given.tokenizer or load_actor_tokenizer(section)
     prompts = load_dataset(data, data_section, reader, label="data")

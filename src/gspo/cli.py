@@ -205,7 +205,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from gspo.config import load_config
+    from gspo.config import load_config, require_honoured
     from gspo.trainer.exporting import export_checkpoint
 
     config = load_config(None, None, args.set, external=False)
@@ -215,6 +215,7 @@ def _export(args: argparse.Namespace) -> int:
             f"--set {wrong[0]} has no effect on an export: keys of actor_rollout_ref.model have, and "
             "trainer.save_hf_dtype"
         )
+    require_honoured(config)
     say = lambda line: print(f"gspo: note: {line}", file=sys.stderr)  # noqa: E731 - one line
     print(export_checkpoint(args.source, config, step=args.step, out=args.out, say=say))
     return 0

@@ -19,6 +19,7 @@ __all__ = [
     "CISPO_CLIP",
     "DEFAULT_ADVANTAGE",
     "DEFAULT_LOSS",
+    "ENGINES",
     "GEO_MEAN_CLIP",
     "GSPO_CLIP",
     "LOSSES",
@@ -46,6 +47,9 @@ GEO_MEAN_CLIP = (0.4, 0.4)  # GMPO, arXiv 2507.20673, section 4: of the log-rati
 # CISPO, arXiv 2506.13585, section 3.1: no lower bound. The paper tunes the upper one without giving it; a largest
 # weight of 5 is what reproductions of ScaleRL (arXiv 2510.13786) take.
 CISPO_CLIP = (1.0, 4.0)
+
+# Names of `actor_rollout_ref.rollout.name` that are registered, and what makes them (`gspo.rollout.register_engine`).
+ENGINES: dict[str, Any] = {"local": None}
 
 
 @dataclass(frozen=True)

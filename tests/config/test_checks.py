@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from messages import names
 
-from gspo.config import ConfigError, load_config, notices, require_keys, require_supported, supervised_notices
+from gspo.config import (
+    ConfigError,
+    load_config,
+    notices,
+    require_honoured,
+    require_keys,
+    require_supported,
+    supervised_notices,
+)
 from gspo.methods import LOSSES
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -137,8 +143,8 @@ def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
         ),
         (
             [f"{ACTOR}.fsdp_config.param_offload=True"],
-            f"key {ACTOR}.fsdp_config.param_offload has no effect here: nothing is sharded: each process holds the "
-            "whole model",
+            f"key {ACTOR}.fsdp_config.param_offload has no effect here: each process holds the whole model, and passes "
+            "are split by tokens, which never changes an update",
         ),
         (
             [f"{ACTOR}.fsdp_config.mixed_precision=null"],
@@ -157,26 +163,15 @@ def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
             "float32 weights",
         ),
         (
-            [f"{ACTOR}.optim._target_=verl.workers.config.FSDPOptimizerConfig"],
-            f"key {ACTOR}.optim._target_ has no effect here: it names verl's own class of the section",
-        ),
-        (
-            ["actor_rollout_ref.model.lora_rank=0"],
-            "key actor_rollout_ref.model.lora_rank has no effect here: it asks for nothing",
+            ["trainer.resume_from_path=old"],
+            "trainer.resume_from_path=old has no effect with trainer.resume_mode=auto: set resume_mode=resume_path, or "
+            "take it out",
         ),
     ],
 )
 def test_the_one_notice(overrides: list[str], notice: str) -> None:
     given = {override.partition("=")[0]: override for override in [*QUIET, *overrides]}
     assert notices(load_config(overrides=list(given.values()))) == [notice]
-
-
-def test_verls_keys_are_reported_once_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("ray_kwargs: {ray_init: {num_cpus: 8}}\nreward_model: {enable: false}\n")
-    assert notices(load_config(str(tmp_path), "a", QUIET)) == [
-        "key ray_kwargs has no effect here: there is no Ray: the loop runs in one process",
-        "key reward_model.enable has no effect here: it asks for nothing",
-    ]
 
 
 def test_what_is_not_set() -> None:
@@ -278,11 +273,23 @@ def test_smoothing_is_below_a_half() -> None:
     )
 
 
-@pytest.mark.parametrize("override", ["trainer.n_gpus_per_node=8", "trainer.nnodes=2"])
-def test_what_else_is_not_available_yet(override: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        require_supported(load_config(overrides=[override]))
-    assert names(caught, override, "one process", "set it to 1")
+@pytest.mark.parametrize(
+    ("overrides", "key", "named"),
+    [
+        (["reward.overlong_buffer.enable=true"], "len", ["enable=true needs a length"]),
+        (
+            ["reward.overlong_buffer.enable=true", "reward.overlong_buffer.len=512"],
+            "len",
+            ["len=512 must be below data.max_response_length=512"],
+        ),
+    ],
+)
+def test_a_penalty_for_length_that_has_no_room(overrides: list[str], key: str, named: list[str]) -> None:
+    for require in (require_honoured, require_supported):
+        with pytest.raises(ConfigError) as caught:
+            require(load_config(overrides=overrides))
+        assert caught.value.key == f"reward.overlong_buffer.{key}"
+        assert names(caught, *named)
 
 
 @pytest.mark.parametrize(

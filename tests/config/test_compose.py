@@ -215,10 +215,6 @@ def test_every_preset_loads() -> None:
             "~trainer.sede",
             ["unknown key trainer.sede", "did you mean trainer.seed?"],
         ),
-        (
-            "reward_model.enable=True",
-            ["reward model", "set custom_reward_function.path"],
-        ),
     ],
 )
 def test_what_a_bad_override_says(override: str, parts: list[str]) -> None:

@@ -175,6 +175,10 @@ def test_a_prompt_without_tokens(write_rows: Make, make_tokenizer: Make) -> None
         ({"reward_model": "7"}, "reward_model is a str: it must be {style, ground_truth}, or null"),
         ({"extra_info": [1]}, "extra_info is a list: it must be an object, or null"),
         (
+            {"videos": [], "images": [{"path": "a.png"}, {"path": "b.png"}]},
+            "images has 2 beside the text, and models of texts are trained only: remove the row",
+        ),
+        (
             {},
             "there is no column 'teacher_response' with a text to learn from (the columns: prompt): "
             "add it, or set data.teacher_key; GAD learns from a teacher's text, "

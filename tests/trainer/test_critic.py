@@ -414,7 +414,8 @@ def test_notices_and_limits_of_the_critic() -> None:
     assert "trainer.gad_warmup_epochs: no effect without a discriminator (critic.model.path with grpo trains one)" in (
         notices(settings("trainer.gad_warmup_epochs=1"))
     )
-    with pytest.raises(
-        ValueError, match=r"critic.ppo_mini_batch_size=65 is more prompts than data.train_batch_size=64"
-    ):
-        settings("critic.ppo_mini_batch_size=65")
+    large = settings("critic.ppo_mini_batch_size=65")
+    assert large.critic.ppo_mini_batch_size == 64
+    assert "critic.ppo_mini_batch_size=65: more prompts than data.train_batch_size=64, so that 64 are taken" in (
+        notices(large)
+    )

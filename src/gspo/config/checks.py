@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gspo.config.needs import DISCRIMINATOR
+from gspo.config.requirements import obstacles
 from gspo.config.schema import Config
-from gspo.config.spelling import reason_without_effect
 from gspo.config.usage import keys_that_turn_on, unused
+from gspo.config.verl import without_effect
 
 __all__ = ["notices", "supervised_notices"]
 
@@ -36,13 +37,21 @@ def notices(config: Config, vocabulary: int | None = None) -> list[str]:
         *_about_the_critic(config),
         *unused(config, "train"),
         *_about_sampling(config, vocabulary),
-        *_without_effect(config),
+        *_about_the_resumption(config),
+        *without_effect(config.user_set),
+        *(f"a run does not start: {line}" for _, line in obstacles(config)),
     ]
 
 
 def supervised_notices(config: Config) -> list[str]:
     """The same of `gspo sft`: weights that will not move, and the user's keys that it does not use."""
-    return [*config.notes, *_about_the_weights(config), *_without_effect(config), *unused(config, "sft")]
+    return [
+        *config.notes,
+        *_about_the_weights(config),
+        *_about_the_resumption(config),
+        *without_effect(config.user_set),
+        *unused(config, "sft"),
+    ]
 
 
 def _about_the_weights(config: Config) -> Iterator[str]:
@@ -85,10 +94,25 @@ def _about_the_clip(config: Config) -> Iterator[str]:
             f"clip range {low:g} / {high:g} with policy_loss={loss.name} clips almost every token: it is made for "
             f"sequence ratios. {remedy} {instead}"
         )
+    if low > 1 and loss.name != "geo_mean":  # whose range is of the log-ratio
+        yield (
+            f"clip range low={low:g} with policy_loss={loss.name} has no effect: no ratio is below 0, so that "
+            f"1 and more clip nothing there. Set {key}.clip_ratio_low below 1 to clip"
+        )
     if both is not None and both not in (low, high):
         yield (
             f"{key}.clip_ratio={both:g} has no effect with clip_ratio_low={low:g} and clip_ratio_high={high:g}: "
             "set those, or take them out"
+        )
+
+
+def _about_the_resumption(config: Config) -> Iterator[str]:
+    """About a checkpoint that is named and not read."""
+    trainer = config.trainer
+    if trainer.resume_from_path and trainer.resume_mode != "resume_path":
+        yield (
+            f"{trainer.key('resume_from_path')}={trainer.resume_from_path} has no effect with "
+            f"{trainer.key('resume_mode')}={trainer.resume_mode}: set resume_mode=resume_path, or take it out"
         )
 
 
@@ -220,10 +244,3 @@ def _about_sampling(config: Config, vocabulary: int | None) -> Iterator[str]:
         yield f"{key}.temperature={val.temperature:g} has no effect without {key}.do_sample=true: set that to sample"
     if not val.do_sample and val.n > 1:
         yield f"{key}.n={val.n} greedy responses are all alike: set {key}.do_sample=true and {key}.temperature=1.0"
-
-
-def _without_effect(config: Config) -> Iterator[str]:
-    """About verl's keys that do nothing here, one line each."""
-    for key in sorted(config.user_set):
-        if reason := reason_without_effect(key):
-            yield f"key {key} has no effect here: {reason}"

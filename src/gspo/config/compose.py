@@ -8,20 +8,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from operator import getitem
-from typing import Any, cast
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 from gspo.config.convert import ConfigError
 from gspo.config.external import require_methods, run_files
 from gspo.config.fields import children, leaves, to_dict
+from gspo.config.interpolation import resolved
 from gspo.config.overrides import apply_overrides
 from gspo.config.paths import expanded
 from gspo.config.resolve import resolve
 from gspo.config.schema import Config
 from gspo.config.settings import Settings, full_key
 from gspo.config.sources import find_source, is_preset, read_source
+from gspo.config.verl import adapted, refusals, translate
 
 __all__ = ["load_config"]
 
@@ -67,16 +66,26 @@ def load_config(
     for name, value in (settings or {}).items():
         given.put(full_key(name), value, f"setting {name}")
     composed.merge(given)
-    user_set |= {*given.values, *given.ignored}
+    user_set |= {*given.values, *given.foreign}
+    tree = copy.deepcopy(to_dict(base))
     with _origins(composed):
-        config = _construct(Config, _interpolated(composed, base))
+        values, foreign = resolved(composed, tree)
+        said, refused = translate(values, composed)
+        config = _construct(Config, _overlaid(tree, values))
     if external:
         run_files(config.algorithm.external_modules)
     with _origins(composed):
         if external:
             require_methods(config)
+        config, adaptations = adapted(config)
         config = resolve(config)
-    return replace(config, user_set=frozenset(user_set), notes=tuple(notes))
+    earlier = [one for one in base.refused if one.key not in composed.origins]
+    return replace(
+        config,
+        user_set=frozenset(user_set),
+        notes=(*notes, *said, *adaptations),
+        refused=(*earlier, *refused, *refusals(foreign, config, composed.origins)),
+    )
 
 
 @contextmanager
@@ -89,19 +98,12 @@ def _origins(settings: Settings) -> Iterator[None]:
         raise ConfigError(f"{error} ({origin})" if origin else str(error), error.key) from None
 
 
-def _interpolated(settings: Settings, base: Config) -> dict[str, Any]:
-    """The whole tree, the settings over the base, with OmegaConf's `${...}` replaced by what they stand for."""
-    tree = to_dict(base)
-    for key, value in settings.values.items():
+def _overlaid(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole tree with settings laid over it, in place."""
+    for key, value in values.items():
         *path, name = key.split(".")
         reduce(getitem, path, tree)[name] = value
-    if not any("${" in str(value) for value in settings.values.values()):
-        return copy.deepcopy(tree)
-    try:
-        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
-    except OmegaConfBaseException as error:
-        key = str(getattr(error, "full_key", None) or "a value")
-        raise ConfigError(f"{key} cannot be resolved: {str(error).splitlines()[0]}", key) from None
+    return tree
 
 
 def _construct(kind: type[Any], tree: Mapping[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from gspo.config.fields import Section, children, leaves, type_hints
 from gspo.config.method_lines import advantage_table, loss_table
 from gspo.config.schema import Config
 from gspo.config.sources import preset_names
-from gspo.config.spelling import MOVED, NO_EFFECT, REFUSED
 from gspo.config.usage import key_facts
+from gspo.config.verl_keys import TOPICS, Row, rows
 from gspo.methods import LOSSES
 
 __all__ = ["make_page"]
@@ -45,6 +45,14 @@ The values of `actor_rollout_ref.actor.policy_loss`. Clip range (low / high, or 
 those of a run that leaves the keys out. One of your own declares these facts where it is registered:
 [CONTRIBUTING](../CONTRIBUTING.md#add-a-policy-loss)."""
 
+_NO_EFFECT_INTRODUCTION = """\
+Accepted, and reported at the start of a run: a line for each topic, none for methods that are off. `{a,b}` stands for
+each of the two."""
+
+_REFUSED_INTRODUCTION = """\
+They would change the result and cannot be honoured. A configuration with them loads, and `gspo config` says so; a run
+does not start and names them all at once. Their values that ask for nothing are accepted."""
+
 
 def make_page() -> str:
     """The page, as Markdown."""
@@ -61,11 +69,39 @@ def _body() -> Iterator[str]:
     yield "\n## Other spellings\n"
     aliases = [f"`{alias}` is `{loss.name}`" for loss in LOSSES.values() for alias in loss.aliases]
     yield f"`policy_loss: gspo` is `policy_loss: {{loss_mode: gspo}}`, and {', '.join(aliases)}.\n"
-    yield from _table(("Also written", "Key"), [(f"`{old}`", f"`{new}`") for old, new in MOVED.items()])
-    yield "\n## verl's keys without effect\n\nAccepted, and reported once at the start of a run.\n"
-    yield from _table(("Key, and all beneath it", "Why"), [(f"`{key}`", reason) for key, reason in NO_EFFECT.items()])
-    yield "\n## verl's keys that are refused\n\nThey would change the run. Their neutral values are accepted.\n"
-    yield from _table(("Key", "Why"), [(f"`{key}`", reason) for key, (_, reason) in REFUSED.items()])
+    yield from _table(
+        ("Also written", "Key"), [(_code(row.pattern), _spelling(row)) for row in rows() if row.kind == "is"]
+    )
+    yield f"\n## verl's keys without effect\n\n{_NO_EFFECT_INTRODUCTION}\n"
+    by_topic = [(TOPICS[topic][0], row) for topic in TOPICS for row in _of_kind("none") if row.argument == topic]
+    without = [(topic, _code(row.pattern), row.reason) for topic, row in by_topic]
+    yield from _table(("Topic", "Key, and all beneath it", "Why"), without)
+    yield f"\n## verl's keys that are refused\n\n{_REFUSED_INTRODUCTION}\n"
+    refused = [(_code(row.pattern), _accepted(row), row.reason) for row in _of_kind("refused")]
+    yield from _table(("Key, and all beneath it", "Accepted", "Why, and what to do"), refused)
+    yield "\n## verl's values that are refused\n\nOf keys that both have, likewise.\n"
+    values = [(_code(row.pattern), _code(row.argument), row.reason) for row in _of_kind("value")]
+    yield from _table(("Key", "Values", "Why, and what to do"), values)
+
+
+def _of_kind(kind: str) -> list[Row]:
+    return [row for row in rows() if row.kind == kind]
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _spelling(row: Row) -> str:
+    target, *_ = row.argument.split(", ")
+    return _code(target)
+
+
+def _accepted(row: Row) -> str:
+    return ", ".join(
+        f"the value of `{part.removeprefix('= ')}`" if part.startswith("= ") else _code(part)
+        for part in row.argument.split(", ")
+    )
 
 
 def _section(kind: type[Section], key: str, line: str) -> Iterator[str]:
@@ -91,7 +127,7 @@ def _default(kind: type[Section], name: str) -> Any:
     return getattr(kind(), name)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     yield f"| {' | '.join(header)} |"
     yield f"|{'---|' * len(header)}"
     for row in rows:

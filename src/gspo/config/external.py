@@ -13,6 +13,7 @@ from pathlib import Path
 from gspo.config.convert import ConfigError
 from gspo.config.neighbours import search_folder_of
 from gspo.config.schema import Config
+from gspo.config.verl_keys import is_verls
 from gspo.methods import ADVANTAGES, LOSSES, loss_named
 from gspo.registered import undone_on_failure
 
@@ -34,14 +35,17 @@ def load_external(config: Config) -> None:
 def require_methods(config: Config) -> None:
     """Checks that loss and advantage are known, and that there is a critic where the advantage needs one.
 
+    Those that only verl has are refused with all else that it asks for, when a run starts.
+
     Raises:
         ConfigError: they are not; lists the known ones.
     """
     algorithm, loss = config.algorithm, config.actor_rollout_ref.actor.policy_loss
-    if loss_named(loss.loss_mode) is None:
+    if loss_named(loss.loss_mode) is None and not is_verls(loss.key("loss_mode"), loss.loss_mode):
         raise _unknown(loss.key("loss_mode"), loss.loss_mode, LOSSES, algorithm.external_modules)
-    if algorithm.adv_estimator not in ADVANTAGES:
-        raise _unknown(algorithm.key("adv_estimator"), algorithm.adv_estimator, ADVANTAGES, algorithm.external_modules)
+    advantage = algorithm.key("adv_estimator")
+    if algorithm.adv_estimator not in ADVANTAGES and not is_verls(advantage, algorithm.adv_estimator):
+        raise _unknown(advantage, algorithm.adv_estimator, ADVANTAGES, algorithm.external_modules)
     if config.uses_value_critic and config.critic.enable is False:
         raise ConfigError(
             f"algorithm.adv_estimator={algorithm.adv_estimator} needs a critic: set critic.enable=null, or "

@@ -37,7 +37,7 @@ def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[
         user_set: receives the keys that are set, loses those that are deleted.
 
     Raises:
-        ConfigError: one cannot be parsed, sweeps, or sets a key that is unknown or refused.
+        ConfigError: one cannot be parsed, sweeps, or sets a key that is unknown.
     """
     given = Settings()
     for text in overrides:
@@ -50,7 +50,7 @@ def apply_overrides(settings: Settings, overrides: Sequence[str], user_set: set[
             layer.reset(key, origin)
         user_set -= {name for name in user_set if name == key or name.startswith(f"{key}.")}
     settings.merge(given)
-    user_set |= {*given.values, *given.ignored}
+    user_set |= {*given.values, *given.foreign}
 
 
 def _with_home_quoted(text: str) -> str:

@@ -25,7 +25,7 @@ def resolve(config: Config) -> Config:
     experiment = trainer.experiment_name or "-".join(filter(None, (loss_mode, model_name)))
     folder = trainer.default_local_dir or _run_folder(trainer, experiment)
     seed = trainer.seed if config.data.seed is None else config.data.seed
-    mini_batch = config.critic.ppo_mini_batch_size or actor.ppo_mini_batch_size
+    mini_batch = _mini_batch(config.critic.ppo_mini_batch_size or actor.ppo_mini_batch_size, config.data)
     needs_critic = config.uses_value_critic or config.wants_discriminator
     return replace(
         config,
@@ -72,9 +72,14 @@ def _resolve_actor(actor: ActorConfig, data: DataConfig) -> ActorConfig:
     return replace(
         actor,
         loss_scale_factor=_scale(actor, data),
-        ppo_mini_batch_size=actor.ppo_mini_batch_size or min(_DEFAULT_MINI_BATCH, data.train_batch_size),
-        use_dynamic_bsz=by_tokens if actor.use_dynamic_bsz is None else actor.use_dynamic_bsz,
+        ppo_mini_batch_size=_mini_batch(actor.ppo_mini_batch_size, data),
+        use_dynamic_bsz=by_tokens or bool(actor.use_dynamic_bsz),
     )
+
+
+def _mini_batch(size: int | None, data: DataConfig) -> int:
+    """Prompts of an optimizer step, of which there are no more than in the batch."""
+    return min(size or _DEFAULT_MINI_BATCH, data.train_batch_size)
 
 
 def _scale(section: ActorConfig | CriticConfig, data: DataConfig) -> float | None:

@@ -33,6 +33,7 @@ from gspo.config.schema_policy import (
     ValKwargsConfig,
 )
 from gspo.config.schema_run import TrainerConfig
+from gspo.config.verl_keys import Refusal
 from gspo.methods import ADVANTAGES, Advantage, PolicyLoss, loss_named
 
 __all__ = [
@@ -73,7 +74,8 @@ class Config(Section):
 
     `load_config` makes one in which nothing that depends on another key is left open (clip ranges, loss_agg_mode,
     mini-batch size, names). No part of the tree are `user_set`, the dotted keys that a file or an override set
-    (packaged presets do not count), and `notes`, what composing it had to say.
+    (packaged presets do not count), `notes`, what composing it had to say, and `refused`, the settings of verl's that
+    would change a run and cannot be honoured (`require_supported`).
     """
 
     data: DataConfig = section(DataConfig, "Prompts.")
@@ -85,29 +87,7 @@ class Config(Section):
     trainer: TrainerConfig = section(TrainerConfig, "The run.")
     user_set: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        actor = self.actor_rollout_ref.actor
-        mini_batch, batch = actor.ppo_mini_batch_size, self.data.train_batch_size
-        if mini_batch is not None and mini_batch > batch:
-            raise ConfigError(
-                f"{actor.key('ppo_mini_batch_size')}={mini_batch} is more prompts than data.train_batch_size={batch}: "
-                f"set it to {batch} or less, or leave it out",
-                actor.key("ppo_mini_batch_size"),
-            )
-        mini_batch = self.critic.ppo_mini_batch_size
-        if mini_batch is not None and mini_batch > batch:
-            raise ConfigError(
-                f"{self.critic.key('ppo_mini_batch_size')}={mini_batch} is more prompts than "
-                f"data.train_batch_size={batch}: set it to {batch} or less, or leave it out",
-                self.critic.key("ppo_mini_batch_size"),
-            )
-        buffer, limit = self.reward.overlong_buffer, self.data.max_response_length
-        if buffer.enable and buffer.len >= limit:
-            raise ConfigError(
-                f"{buffer.key('len')}={buffer.len} must be below data.max_response_length={limit}", buffer.key("len")
-            )
+    refused: tuple[Refusal, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def policy_model(self) -> ModelConfig:

@@ -55,12 +55,6 @@ class RolloutCorrectionConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.active and self.bypass_mode:
-            raise ConfigError(
-                f"{self.key('bypass_mode')}=true takes the rollout's policy for the old one, which leaves nothing to "
-                "correct: set it to null, or take rollout_is and rollout_rs out",
-                self.key("bypass_mode"),
-            )
         if self.rollout_rs is not None and self.rollout_rs_threshold is None:
             raise ConfigError(
                 f"{self.key('rollout_rs')}={self.rollout_rs} needs {self.key('rollout_rs_threshold')}: set "
@@ -84,8 +78,8 @@ class FilterGroupsConfig(Section):
     enable: bool = option(False, "Replace groups whose responses all score the same (DAPO, arXiv 2503.14476).")
     metric: str = option(
         "score",
-        "What must differ within a group; score and verl's seq_reward and seq_final_reward are one: the reward.",
-        choices=("score", "acc", "seq_reward", "seq_final_reward"),
+        "What must differ within a group; all but acc, its other names in verl, are the reward.",
+        choices=("score", "acc", "reward", "seq_reward", "seq_final_reward"),
     )
     max_num_gen_batches: int = option(10, "Batches to sample at most per step; 0: one pass over the data.", at_least=0)
 

@@ -99,15 +99,6 @@ class OverlongBufferConfig(Section):
     )
     penalty_factor: float = option(1.0, "The full penalty.", at_least=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.enable and self.len == 0:
-            raise ConfigError(
-                f"{self.key('enable')}=true needs a length: set {self.key('len')}, say to a fifth of "
-                "data.max_response_length",
-                self.key("len"),
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(Section):

@@ -143,7 +143,7 @@ class ActorConfig(Section):
     )
     ppo_mini_batch_size: int | None = option(
         None,
-        "PROMPTS per optimizer step (times rollout.n responses); null: 256, or train_batch_size if smaller.",
+        "PROMPTS per optimizer step (times rollout.n responses), train_batch_size at most; null: 256.",
         at_least=1,
     )
     ppo_micro_batch_size_per_gpu: int | None = option(
@@ -154,7 +154,7 @@ class ActorConfig(Section):
     )
     use_dynamic_bsz: bool | None = option(
         None,
-        "Split by tokens rather than by responses; null: yes where ppo_micro_batch_size_per_gpu is null.",
+        "Split by tokens rather than by responses; always where ppo_micro_batch_size_per_gpu is null.",
         read_by=("train", "sft"),
     )
     ppo_max_token_len_per_gpu: int = option(
@@ -163,22 +163,6 @@ class ActorConfig(Section):
     ppo_epochs: int = option(1, "Passes over each batch of rollouts.", at_least=1)
     shuffle: bool = option(False, "Shuffle the groups of a batch before they are cut into mini-batches.")
     optim: ActorOptimConfig = section(ActorOptimConfig, "Optimizer and schedule of the actor.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("clip_ratio", "clip_ratio_low"):
-            value = getattr(self, name)
-            if value is not None and value > 1:
-                raise ConfigError(
-                    f"{self.key(name)}={value} is too large: no ratio is below 0, so set it to 1 or less",
-                    self.key(name),
-                )
-        if self.use_dynamic_bsz is False and self.ppo_micro_batch_size_per_gpu is None:
-            raise ConfigError(
-                f"{self.key('use_dynamic_bsz')}=false needs {self.key('ppo_micro_batch_size_per_gpu')}: set that, "
-                "or leave use_dynamic_bsz out to split by tokens",
-                self.key("use_dynamic_bsz"),
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,14 +179,6 @@ class ValKwargsConfig(Section):
     top_k: int = option(
         -1, "Most likely tokens to sample from in validation; -1 or 0: all.", at_least=-1, read_by=("train", "eval")
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.do_sample and self.temperature == 0:
-            raise ConfigError(
-                f"{self.key('do_sample')}=true needs a temperature: set {self.key('temperature')}=1.0",
-                self.key("do_sample"),
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

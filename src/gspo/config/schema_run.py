@@ -89,8 +89,10 @@ class TrainerConfig(Section):
     experiment_name: str | None = option(
         None, "Name of the run; null: the policy loss and the model, as in gspo-Qwen3-0.6B."
     )
-    nnodes: int = option(1, "Machines.", at_least=1, read_by=("train",))
-    n_gpus_per_node: int = option(1, "Processes per machine.", at_least=1, read_by=("train",))
+    nnodes: int = option(1, "Machines; more than one are read as one.", at_least=1, read_by=("train",))
+    n_gpus_per_node: int = option(
+        1, "Processes per machine; more than one are read as one.", at_least=1, read_by=("train",)
+    )
     seed: int = option(
         1, "Seed of the weights that start at random, of sampling and of shuffling.", at_least=0, read_by=COMMANDS
     )
@@ -123,11 +125,6 @@ class TrainerConfig(Section):
             raise ConfigError(
                 f"{self.key('resume_mode')}=resume_path needs {self.key('resume_from_path')}: set it to a folder of a "
                 "checkpoint",
-                self.key("resume_from_path"),
-            )
-        if self.resume_from_path and self.resume_mode != "resume_path":
-            raise ConfigError(
-                f"{self.key('resume_from_path')} is read with {self.key('resume_mode')}=resume_path only: set both",
                 self.key("resume_from_path"),
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,14 @@ from typing import Any
 from gspo.config.convert import ConfigError, show
 from gspo.config.fields import children, leaves, type_hints
 from gspo.config.schema import Config
-from gspo.config.spelling import canonical, canonical_value, is_namespace, reason_without_effect, refusal
 from gspo.config.texts import text_problem
+from gspo.config.verl_keys import above, is_namespace, legacy_default, moved, row_of, same, table
+from gspo.methods import loss_named
 
 __all__ = ["Settings", "full_key", "known_keys", "section_keys"]
+
+# Likeness of a long key to itself with a letter or two wrong.
+_ONE_SLIP = 0.95
 
 
 @cache
@@ -34,7 +39,7 @@ def known_keys() -> dict[str, Any]:
 @cache
 def section_keys() -> frozenset[str]:
     """The dotted keys of the schema's sections."""
-    return frozenset(above for key in known_keys() for above in _above(key))
+    return frozenset(section for key in known_keys() for section in above(key))
 
 
 def full_key(name: str) -> str:
@@ -59,16 +64,9 @@ def full_key(name: str) -> str:
     raise _unknown(name, f"setting {name}")
 
 
-def _above(key: str) -> Iterator[str]:
-    """The keys above one, the nearest first."""
-    while "." in key:
-        key = key.rpartition(".")[0]
-        yield key
-
-
 def _mapping_above(key: str) -> str | None:
     """The free-form mapping (as `override_config`) that a key is beneath, where it is beneath one."""
-    return next((name for name in _above(key) if typing.get_origin(known_keys().get(name)) is dict), None)
+    return next((name for name in above(key) if typing.get_origin(known_keys().get(name)) is dict), None)
 
 
 @dataclass
@@ -77,39 +75,38 @@ class Settings:
 
     Attributes:
         values: schema keys to raw values; keys beneath a free-form mapping are part of its value.
-        origins: what each key, ignored ones included, was set by: for messages.
+        origins: what each key, those of verl included, was set by: for messages.
         spelled: how the source wrote each key.
-        ignored: verl keys without effect here.
+        foreign: keys that only verl has, to raw values: without effect here, or refused when a run starts.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     spelled: dict[str, str] = field(default_factory=dict)
-    ignored: set[str] = field(default_factory=set)
+    foreign: dict[str, Any] = field(default_factory=dict)
 
     def put(self, key: str, value: Any, origin: str) -> None:
         """Sets a dotted key, or the keys beneath it where it is a section and the value a mapping.
 
         Raises:
-            ConfigError: the key is unknown or refused, its section is given no mapping, or two spellings of it differ.
+            ConfigError: the key is unknown, its section is given no mapping, or two spellings of it differ.
         """
-        name = canonical(key)
+        name = moved(key)
         if name.endswith(".policy_loss") and isinstance(value, str):
             name += ".loss_mode"
-        if value == "???":  # OmegaConf's mark of a value that is still to be set
+        if value == "???" or _is_unset(key, name, value):
             return
-        if name in section_keys() or is_namespace(name):
-            if value is not None and not isinstance(value, Mapping):
-                raise ConfigError(f"{key}={show(value)} ({origin}): expected a mapping of its keys", key)
+        if _is_class(name):
+            self.foreign[name], self.origins[name] = value, origin
+        elif (name in section_keys() or is_namespace(name)) and (value is None or isinstance(value, Mapping)):
             for child, entry in (value or {}).items():
                 self.put(f"{key}.{child}", entry, origin)
         elif name in known_keys() or _mapping_above(name):
-            self._put_leaf(name, canonical_value(name, value), key, origin)
-        elif reason := refusal(name, value):
-            raise ConfigError(f"{key}={show(value)} ({origin}): {reason}", key)
-        elif reason_without_effect(name):
-            self.ignored.add(name)
-            self.origins[name] = origin
+            self._put_leaf(name, _canonical_value(name, value), key, origin)
+        elif row_of(name) is not None:
+            self.foreign[name], self.origins[name] = value, origin
+        elif name in section_keys() or is_namespace(name):
+            raise ConfigError(f"{key}={show(value)} ({origin}): expected a mapping of its keys", key)
         else:
             raise _unknown(key, origin)
 
@@ -121,12 +118,15 @@ class Settings:
             for part in reversed(key.removeprefix(f"{mapping}.").split(".")):
                 value = {part: value}
             key = spelled = mapping
-        if key in self.values and self.spelled[key] != spelled and self.values[key] != value:
-            raise ConfigError(
-                f"{spelled}={show(value)} ({origin}) and {self.spelled[key]}={show(self.values[key])} "
-                f"({self.origins[key]}) are two spellings of {key}: keep one",
-                key,
-            )
+        if key in self.values and self.spelled[key] != spelled and not same(self.values[key], value):
+            if _gives_way(spelled, value):
+                return
+            if not _gives_way(self.spelled[key], self.values[key]):
+                raise ConfigError(
+                    f"{spelled}={show(value)} ({origin}) and {self.spelled[key]}={show(self.values[key])} "
+                    f"({self.origins[key]}) are two spellings of {key}: keep one",
+                    key,
+                )
         self.values[key] = _merged(self.values.get(key), value)
         self.origins[key], self.spelled[key] = origin, spelled
 
@@ -136,7 +136,7 @@ class Settings:
             self.values[key] = _merged(self.values.get(key), value)
         self.origins |= other.origins
         self.spelled |= other.spelled
-        self.ignored |= other.ignored
+        self.foreign |= other.foreign
 
     def reset(self, key: str, origin: str) -> None:
         """Takes a key, and everything beneath it, back to its default, where it may be already.
@@ -144,7 +144,9 @@ class Settings:
         Raises:
             ConfigError: the key is unknown.
         """
-        name = canonical(key)
+        name = moved(key)
+        for gone in [known for known in self.foreign if known == name or known.startswith(f"{name}.")]:
+            del self.foreign[gone], self.origins[gone]
         if mapping := _mapping_above(name):
             *path, last = name.removeprefix(f"{mapping}.").split(".")
             entries = self.values.get(mapping)
@@ -155,8 +157,42 @@ class Settings:
         elif name in known_keys() or name in section_keys():
             for known in [known for known in self.values if known == name or known.startswith(f"{name}.")]:
                 del self.values[known], self.origins[known], self.spelled[known]
-        elif reason_without_effect(name) is None and not is_namespace(name):
+        elif row_of(name) is None and not is_namespace(name):
             raise _unknown(key, origin)
+
+
+def _is_unset(spelled: str, key: str, value: Any) -> bool:
+    """Whether a value means that the key is not set: verl's stand-in, or null under a spelling whose default it is."""
+    unset = table().unset
+    if key in unset and same(value, unset[key]):
+        return True
+    takes_null = types.NoneType in typing.get_args(known_keys().get(key))
+    return value is None and spelled != key and not takes_null and legacy_default(spelled)[0]
+
+
+def _gives_way(spelled: str, value: Any) -> bool:
+    """Whether a spelling holds null, or the default of verl, so that another spelling of the key counts."""
+    has_default, default = legacy_default(spelled)
+    return value is None or (has_default and same(value, default))
+
+
+def _is_class(key: str) -> bool:
+    """Whether a key names the class of a section of Hydra's, as verl's own files do in each."""
+    parent, _, name = key.rpartition(".")
+    if name not in ("_target_", "_convert_", "_recursive_") or _mapping_above(key):
+        return False
+    return parent in section_keys() or is_namespace(parent) or row_of(parent) is not None
+
+
+def _canonical_value(key: str, value: Any) -> Any:
+    """The value under which the schema knows it: a loss under its name, where an alias is given (`ppo`)."""
+    if (
+        key == "actor_rollout_ref.actor.policy_loss.loss_mode"
+        and isinstance(value, str)
+        and (loss := loss_named(value))
+    ):
+        return loss.name
+    return value
 
 
 def _merged(below: Any, above: Any) -> Any:
@@ -174,5 +210,7 @@ def _unknown(key: str, origin: str) -> ConfigError:
     if not near:
         last_names = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
         near = [last_names[match] for match in get_close_matches(name, list(last_names), n=2, cutoff=0.7)]
+    of_verl = [candidate for candidate in (*table().foreign, *table().moved) if candidate not in section_keys()]
+    near = get_close_matches(key, of_verl, n=1, cutoff=_ONE_SLIP if near else 0.8) + near
     hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else "`gspo config` prints every key"
     return ConfigError(f"unknown key {key} ({origin}): {hint}", key)

@@ -20,6 +20,8 @@ __all__ = ["find_source", "is_preset", "preset_names", "read_source"]
 
 # libyaml's where PyYAML was built with it: ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Names that verl gives to one configuration for several of its engines.
+_ALIASES = {"ppo_megatron_trainer": "ppo_trainer", "ppo_veomni_trainer": "ppo_trainer"}
 _PRESETS = Path(str(resources.files("gspo.config"))) / "presets"
 
 
@@ -36,7 +38,7 @@ def find_source(name: str, folder: Path | None) -> Path:
     """
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     candidates = [folder / f"{stem}{suffix}" for suffix in (".yaml", ".yml")] if folder else []
-    for path in [*candidates, _PRESETS / f"{stem}.yaml"]:
+    for path in [*candidates, _PRESETS / f"{_ALIASES.get(stem, stem)}.yaml"]:
         if path.is_file():
             return path
     where = f"{candidates[0]} does not exist" if candidates else "no --config-path is given"
@@ -57,7 +59,7 @@ def read_source(path: Path, user_set: set[str], above: tuple[Path, ...] = ()) ->
         above: the files whose `defaults` led here.
 
     Raises:
-        ConfigError: the file is no YAML mapping, a key of it is refused, or its `defaults` run in a circle.
+        ConfigError: the file is no YAML mapping, a key of it is unknown, or its `defaults` run in a circle.
     """
     if path in above:
         raise ConfigError(f"{path}: its defaults lead back to itself: {' -> '.join(p.stem for p in (*above, path))}")
@@ -66,8 +68,10 @@ def read_source(path: Path, user_set: set[str], above: tuple[Path, ...] = ()) ->
     defaults = _default_names(tree.pop("defaults", None), path)
     for key, value in tree.items():
         own.put(str(key), value, f"preset {path.stem}" if is_preset(path) else str(path))
+    if own.foreign:  # a configuration of verl's, which prints it as Python does
+        own.values = {key: None if value == "None" else value for key, value in own.values.items()}
     if not is_preset(path):
-        user_set |= {*own.values, *own.ignored}
+        user_set |= {*own.values, *own.foreign}
     settings = Settings()
     for name in defaults:
         settings.merge(own if name == "_self_" else _read_default(name, path, user_set, above))
@@ -87,7 +91,8 @@ def _default_names(entries: Any, path: Path) -> list[str]:
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ConfigError(
             f"{path}: defaults must be a list of names, as in `defaults: [gspo_gsm8k]`: presets, or YAML files "
-            "next to it (Hydra's config groups are not read)"
+            "next to it (Hydra's config groups are not read: of verl, give what it prints when a run starts, or its "
+            "_generated_ppo_trainer.yaml)"
         )
     return entries if "_self_" in entries else [*entries, "_self_"]
 

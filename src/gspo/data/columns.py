@@ -12,6 +12,8 @@ from gspo.groups import Prompt
 
 __all__ = ["make_prompt"]
 
+# verl's columns of what is no text. A prompt without them would be another question than its row asks.
+_NO_TEXTS = ("images", "videos", "audios")
 # What JSON has. Parquet has more (decimals, dates, durations, bytes), which no reward function compares with a text.
 _JSON = (str, int, float, bool, list, dict, type(None))
 
@@ -44,6 +46,8 @@ def make_prompt(
         problem = f"reward_model is a {type(reward_model).__name__}: it must be {{style, ground_truth}}, or null"
     elif not isinstance(extra_info, (dict, type(None))):
         problem = f"extra_info is a {type(extra_info).__name__}: it must be an object, or null"
+    elif seen := next((key for key in _NO_TEXTS if isinstance(row.get(key), (list, tuple)) and row[key]), None):
+        problem = f"{seen} has {len(row[seen])} beside the text, and models of texts are trained only: remove the row"
     elif require_teacher:
         problem = _teacher_problem(table, config, text_key, teacher)
     problem = problem or _unusable(table, row, getattr(config, text_key))

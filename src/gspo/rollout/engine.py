@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from gspo.groups import Group, Prompt
+from gspo.methods import ENGINES
 from gspo.models import Policy
 from gspo.registered import add
 
@@ -135,6 +136,7 @@ def register_engine(name: str) -> Callable[[Factory], Factory]:
             raise ValueError(f"register_engine: {name!r} has already been registered ({known}): choose another name")
         if known is None:
             add(ENGINE_REGISTRY, name, factory, factory)
+            add(ENGINES, name, factory, factory)
         return factory
 
     return decorate

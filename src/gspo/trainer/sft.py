@@ -11,7 +11,7 @@ import torch
 
 from gspo.algorithms.stats import Mean, merge_stats, to_floats
 from gspo.checkpoint import seed_generators
-from gspo.config import Config, require_keys, supervised_notices
+from gspo.config import Config, require_honoured, require_keys, supervised_notices
 from gspo.data.sampler import shard
 from gspo.groups import Group, GroupBatch, Prompt
 from gspo.models import Ends, load_actor_tokenizer, load_policy
@@ -99,6 +99,7 @@ class _Supervised:
 
 @contextmanager
 def _opened(config: Config, given: Given) -> Iterator[Run]:
+    require_honoured(config)
     missing = {"actor_rollout_ref.model.path": given.model, "data.train_files": given.train_data}
     require_keys(config, *(key for key, value in missing.items() if value is None))
     section, trainer, optim = config.policy_model, config.trainer, config.actor.optim

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gspo.commands.evaluate.models import Candidate, find_candidates
 from gspo.commands.evaluate.results import Evaluation, print_differences, print_results, write_files
-from gspo.config import Config, load_config
+from gspo.config import Config, load_config, require_honoured
 from gspo.config.paths import expanded
 from gspo.config.secrets import masked_text
 from gspo.config.usage import is_read, keys_read
@@ -58,6 +58,9 @@ def evaluate_models(
     console = console or Console(highlight=False)
     config = load_config(None, None, args.set)
     _refuse_keys_without_effect(config)
+    require_honoured(config)
+    for line in config.notes:
+        _say(console, line)
     if args.max_samples != -1 and args.max_samples < 1:
         raise ValueError(f"--max-samples is {args.max_samples}: give 1 or more, or leave it out for all rows")
     sampling = _sampling(args, config)

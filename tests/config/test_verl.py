@@ -1,0 +1,446 @@
+"""verl's scripts and whole configurations: what is honoured, what has no effect, and what is refused, all at once."""
+
+from __future__ import annotations
+
+import ast
+import pprint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from messages import names
+from omegaconf import OmegaConf
+
+from gspo.config import Config, ConfigError, load_config, notices, require_supported
+from gspo.config.settings import known_keys, section_keys
+from gspo.config.verl_keys import TOPICS, rows, table
+from gspo.methods import ADVANTAGES, ENGINES, LOSSES
+
+ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
+QUIET = [f"{ROLLOUT}.n=8"]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SAMPLE = (
+    "cispo_trainer/run_qwen3_8b_fsdp.sh",
+    "grpo_trainer/run_hy_v3_megatron.sh",
+    "grpo_trainer/run_deepseek_v4_veomni.sh",
+    "mtp_trainer/run_mimo_7b_mtp_fully_async_megatron_multinode.sh",
+    "remax_trainer/run_qwen3_8b_fsdp.sh",
+    "tuning/lora/run_qwen3_8b_fsdp.sh",
+)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def loaded(*overrides: str) -> Config:
+    return load_config(overrides=[*QUIET, *overrides])
+
+
+def refused(*overrides: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        require_supported(loaded(*overrides))
+    return caught.value
+
+
+# --- the table
+
+
+def test_every_row_of_the_table_is_about_keys_that_exist() -> None:
+    for row in rows():
+        keys = list(row.names())
+        if row.kind == "is":
+            for key in keys:
+                target = table().moved[key]
+                assert key not in known_keys()
+                assert target in known_keys(), f"{key} is {target}"
+        elif row.kind in ("value", "unset"):
+            assert set(keys) <= known_keys().keys(), row.pattern
+        else:
+            assert row.kind in ("none", "refused"), row.kind
+            assert not set(keys) & (known_keys().keys() | section_keys()), row.pattern
+            assert row.reason
+            assert (row.argument in TOPICS) == (row.kind == "none")
+        for part in row.argument.split(", "):
+            if part.startswith("= "):
+                assert part.removeprefix("= ") in known_keys()
+
+
+def test_no_key_is_in_two_rows() -> None:
+    keys = [key for row in rows() if row.kind != "value" for key in row.names()]
+    assert sorted(keys) == sorted(set(keys))
+
+
+def test_what_is_refused_as_a_value_is_not_here() -> None:
+    values = table().values
+    assert not set(values["algorithm.adv_estimator"].values()) & ADVANTAGES.keys()
+    losses = {name for loss in LOSSES.values() for name in (loss.name, *loss.aliases)}
+    assert not set(values[f"{ACTOR}.policy_loss.loss_mode"].values()) & losses
+
+
+# --- honoured
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["reward_model.overlong_buffer.enable=True"], "reward.overlong_buffer.enable", True),
+        (["reward_model.overlong_buffer.len=4"], "reward.overlong_buffer.len", 4),
+        (["+reward_model.reward_kwargs.overlong_buffer_cfg.len=4"], "reward.overlong_buffer.len", 4),
+        (["++reward.reward_kwargs.overlong_buffer_cfg={len: 4, log: False}"], "reward.overlong_buffer.len", 4),
+        (["reward_model.num_workers=3"], "reward.num_workers", 3),
+        (["reward_model.num_workers=null"], "reward.num_workers", 2),
+        (["custom_reward_function.name=null"], "custom_reward_function.name", "compute_score"),
+        (["reward.custom_reward_function.reward_kwargs.x=1"], "custom_reward_function.reward_kwargs", {"x": 1}),
+        ([f"{ACTOR}.tau_pos=2"], f"{ACTOR}.policy_loss.tau_pos", 2.0),
+        ([f"{ACTOR}.optim.warmup_style=cosine"], f"{ACTOR}.optim.lr_scheduler_type", "cosine"),
+        ([f"{ACTOR}.optim.lr_decay_style=linear"], f"{ACTOR}.optim.lr_scheduler_type", "linear"),
+        ([f"{ACTOR}.optim.override_optimizer_config.eps=1e-6"], f"{ACTOR}.optim.eps", 1e-6),
+        (["critic.grad_clip=0.5"], "critic.optim.clip_grad", 0.5),
+        ([f"{MODEL}.custom_chat_template='{{{{ messages }}}}'"], f"{MODEL}.chat_template", "{{ messages }}"),
+        ([f"{MODEL}.path='~/models/deepseek-llm-7b-chat'"], f"{MODEL}.path", None),
+        (["trainer.logger=['console','file','mlflow']"], "trainer.logger", ["console", "jsonl"]),
+        (["algorithm.filter_groups.metric=reward"], "algorithm.filter_groups.metric", "reward"),
+        ([f"{ACTOR}.use_dynamic_bsz=False"], f"{ACTOR}.use_dynamic_bsz", True),
+        ([f"{ROLLOUT}.name=vllm"], f"{ROLLOUT}.name", "local"),
+        ([f"{ROLLOUT}.name=hf"], f"{ROLLOUT}.name", "local"),
+        (["trainer.n_gpus_per_node=8"], "trainer.n_gpus_per_node", 1),
+        (["trainer.nnodes=2"], "trainer.nnodes", 1),
+        (["data.train_batch_size=8", f"{ACTOR}.ppo_mini_batch_size=256"], f"{ACTOR}.ppo_mini_batch_size", 8),
+        (["data.train_batch_size=8", "critic.ppo_mini_batch_size=256"], "critic.ppo_mini_batch_size", 8),
+        (["trainer.experiment_name=${now:%Y}-${oc.env:HOME}", "~trainer.experiment_name"], "trainer.seed", 1),
+        (["trainer.save_freq=${oc.select:no.such.key,7}"], "trainer.save_freq", 7),
+    ],
+)
+def test_a_setting_of_verls_is_honoured(overrides: list[str], key: str, value: Any) -> None:
+    config = loaded(*overrides)
+    assert OmegaConf.select(OmegaConf.create(_tree(config)), key) == value
+    assert config.refused == ()
+
+
+def _tree(config: Config) -> dict[str, Any]:
+    from gspo.config.schema import to_dict
+
+    return to_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "remedy"),
+    [
+        (f"{ROLLOUT}.name=vllm", f"{ROLLOUT}.name=vllm", "the local engine samples"),
+        ("trainer.n_gpus_per_node=8", "trainer.n_gpus_per_node=8", "one process"),
+        ("trainer.logger=[console,mlflow]", "mlflow", "metrics.jsonl"),
+        ("data.train_batch_size=8", f"{ACTOR}.ppo_mini_batch_size=64", "8 are taken"),
+    ],
+)
+def test_a_run_says_once_what_it_does_in_place_of_what_was_asked(override: str, key: str, remedy: str) -> None:
+    said = notices(loaded(f"{ACTOR}.ppo_mini_batch_size=64", override))
+    assert len([line for line in said if key in line and remedy in line]) == 1
+
+
+def test_an_engine_of_that_name_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gspo.config.verl.ENGINES", {*ENGINES, "vllm"})
+    config = loaded(f"{ROLLOUT}.name=vllm")
+    assert config.rollout.name == "vllm"
+    assert not any("local engine" in line for line in notices(config))
+
+
+def test_an_advantage_of_that_name_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ADVANTAGES, "remax", ADVANTAGES["grpo"])
+    require_supported(loaded("algorithm.adv_estimator=remax"))
+
+
+def test_wandb_that_is_not_installed_stops_no_configuration_of_verls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gspo.config.verl.find_spec", lambda _: None)
+    default = "trainer.logger=['console','wandb']"
+    config = loaded(default, "trainer.balance_batch=True")
+    assert config.trainer.logger == ["console"]
+    assert any("wandb, which is not installed" in line for line in notices(config))
+    assert loaded(default).trainer.logger == ["console", "wandb"]  # asked for here, where it is no default
+    monkeypatch.setattr("gspo.config.verl.find_spec", lambda _: object())
+    assert loaded(default, "trainer.balance_batch=True").trainer.logger == ["console", "wandb"]
+
+
+def test_the_preset_of_verls_name_is_its_configuration(tmp_path: Path) -> None:
+    """All that trains is as in verl's defaults; what differs says where things go, or how fast they are."""
+    from verl_scripts import whole_configuration
+
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole_configuration()))
+    own = ("trainer.project_name", "trainer.experiment_name", "trainer.default_local_dir", "trainer.logger")
+    speed = (f"{MODEL}.use_fused_kernels", "reward.num_workers", "trainer.log_val_generations")
+    # null here decides by the first batch; reward and score are one
+    same = ("algorithm.rollout_correction.bypass_mode", "algorithm.filter_groups.metric")
+    files = ("data.train_files", "data.val_files")
+    trees = [
+        OmegaConf.create(_tree(load_config(*names))) for names in ((str(tmp_path), "whole"), (None, "ppo_trainer"))
+    ]
+    theirs, ours = ({key: OmegaConf.select(tree, key) for key in known_keys()} for tree in trees)
+    assert {key for key in ours if ours[key] != theirs[key]} == {*own, *speed, *same, *files}
+    assert load_config(None, "ppo_megatron_trainer.yaml") == load_config(None, "ppo_trainer")
+
+
+def test_a_file_over_verls_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "hydra: {searchpath: ['file://verl/trainer/config']}\n"
+        "defaults: [ppo_trainer, _self_]\n"
+        "algorithm: {adv_estimator: grpo}\n"
+    )
+    config = load_config(str(tmp_path), "mine")
+    assert (config.algorithm.adv_estimator, config.trainer.total_epochs) == ("grpo", 30)
+    (tmp_path / "groups.yaml").write_text("defaults: [{actor@actor_rollout_ref.actor: dp_actor}, _self_]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path), "groups")
+    assert names(caught, "groups.yaml", "config groups are not read", "_generated_ppo_trainer.yaml")
+
+
+# --- without effect
+
+
+def test_keys_without_effect_are_said_by_topic() -> None:
+    memory = [f"{ACTOR}.fsdp_config.param_offload=True", f"{ACTOR}.strategy=fsdp2", "critic.fsdp.param_offload=False"]
+    engine = [f"{ROLLOUT}.gpu_memory_utilization=0.6"]
+    off = [f"{MODEL}.lora_alpha=32", f"{MODEL}.lora_rank=0", f"{ACTOR}.optim._target_=verl.workers.config.Any"]
+    said = notices(loaded(*memory, *engine, *off))
+    assert len(said) == 2
+    assert said[0].startswith(f"3 keys of sharding and memory have no effect here ({ACTOR}.fsdp_config.param_offload, ")
+    assert said[1].startswith(f"key {ROLLOUT}.gpu_memory_utilization has no effect here: the local engine samples")
+
+
+def test_keys_of_a_topic_with_one_reason_are_said_with_it() -> None:
+    (line,) = notices(loaded("ray_kwargs.ray_init.num_cpus=8", "ray_kwargs.timeline_json_file=null"))
+    assert line.endswith("there is no Ray: the loop runs in one process")
+
+
+def test_a_key_that_is_taken_out_again_is_not_said() -> None:
+    assert notices(loaded("trainer.balance_batch=True", "~trainer.balance_batch")) == []
+    assert loaded(f"{MODEL}.lora_rank=8", f"~{MODEL}.lora_rank").refused == ()
+
+
+# --- refused
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("reward_model.enable=True", ["reward_model.enable=true", "custom_reward_function.path"]),
+        (f"{MODEL}.lora_rank=8", [f"{MODEL}.lora_rank=8", "LoRA", "take it out"]),
+        (f"+{MODEL}.lora.rank=8", [f"{MODEL}.lora.rank=8", "LoRA"]),
+        (f"{ROLLOUT}.multi_turn.enable=True", ["multi_turn.enable=true", "one turn"]),
+        (f"{ROLLOUT}.response_length=64", [f"{ROLLOUT}.response_length=64", "set data.max_response_length"]),
+        ("reward_model.reward_kwargs.max_resp_len=7", ["max_resp_len=7", "data.max_response_length"]),
+        ("reward.reward_kwargs.other=7", ["reward.reward_kwargs.other=7", "custom_reward_function.reward_kwargs"]),
+        ("algorithm.adv_estimator=remax", ["algorithm.adv_estimator=remax", "rloo"]),
+        (f"{ACTOR}.policy_loss={{loss_mode: clip_cov}}", ["loss_mode=clip_cov", "vanilla"]),
+        (f"{ACTOR}.policy_loss=gpg", ["loss_mode=gpg", "vanilla"]),
+        ("data.truncation=middle", ["data.truncation=middle", "set left or right"]),
+        ("data.train_batch_size=0", ["data.train_batch_size=0", "set the prompts of a step"]),
+        ("trainer.device=npu", ["trainer.device=npu", "cpu or cuda"]),
+        (
+            f"{ACTOR}.optim.override_optimizer_config.momentum=0.9",
+            ["momentum=0.9", "the optimizer has no such setting"],
+        ),
+        (f"{ACTOR}.optim.optimizer=SGD", ["optimizer=SGD", "AdamW"]),
+        (f"{ACTOR}.megatron.override_transformer_config.moe_aux_loss_coeff=0.01", ["moe_aux_loss_coeff=0.01"]),
+        (f"{ACTOR}.veomni.router_replay.mode=R3", ["router_replay.mode=R3", "routing is not replayed"]),
+        (f"{ACTOR}._target_=mine.Actor", ["_target_=mine.Actor", "take it out"]),
+        ("distillation.enabled=True", ["distillation.enabled=true", "gspo sft"]),
+        ("sandbox_fusion.url=http://x", ["sandbox_fusion.url=http://x", "custom_reward_function.path"]),
+    ],
+)
+def test_what_would_change_a_run_is_refused_when_it_starts(override: str, parts: list[str]) -> None:
+    error = refused(override)
+    assert names(error, *parts, f"(override {override})")
+    assert str(error).count("\n") == 0
+    assert any(line.startswith("a run does not start: ") and parts[0] in line for line in notices(loaded(override)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["algorithm.rollout_correction={bypass_mode: true, rollout_is: token}"],
+            ["algorithm.rollout_correction.bypass_mode=true", "nothing to correct", "set it to null"],
+        ),
+        ([f"{ROLLOUT}.val_kwargs.do_sample=true"], ["val_kwargs.do_sample=true", "val_kwargs.temperature=1.0"]),
+    ],
+)
+def test_what_verl_takes_together_loads_and_is_refused_when_a_run_starts(
+    overrides: list[str], parts: list[str]
+) -> None:
+    error = refused(*overrides)
+    assert names(error, *parts)
+    assert f"a run does not start: {error}" in notices(loaded(*overrides))
+
+
+def test_a_lower_clip_range_of_more_than_1_is_none() -> None:
+    """verl's scripts of CISPO set 10, which takes the lower bound away."""
+    (line,) = [
+        line for line in notices(loaded(f"{ACTOR}.policy_loss=cispo", f"{ACTOR}.clip_ratio_low=10")) if "low" in line
+    ]
+    assert names(line, "low=10", "cispo", "clip_ratio_low below 1")
+
+
+def test_all_that_is_refused_is_in_one_list() -> None:
+    error = refused(
+        f"{MODEL}.lora_rank=8",
+        "algorithm.adv_estimator=gpg",
+        "algorithm.filter_groups.enable=true",
+        f"{ROLLOUT}.n=1",
+        "reward.overlong_buffer.enable=true",
+    )
+    first, *lines = str(error).splitlines()
+    assert first.startswith("4 settings")
+    parts = ("lora_rank=8", "adv_estimator=gpg", "overlong_buffer.len", "filter_groups.enable=true")
+    assert all(part in line for part, line in zip(parts, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "reward_model.enable=False",
+        f"{MODEL}.lora_rank=0",
+        f"{ROLLOUT}.response_length=512",
+        f"{ROLLOUT}.response_length='${{data.max_response_length}}'",
+        f"{ROLLOUT}.multi_turn={{enable: False, max_user_turns: null}}",
+        f"{ACTOR}.rollout_n=8",
+        "data.datagen={path: null, name: null}",
+        "data.gen_batch_size=1024",
+        "reward.reward_manager.name=dapo",
+        f"{ACTOR}.optim.override_optimizer_config=null",
+        f"{ACTOR}.optim.optimizer=AdamW",
+        f"{ACTOR}.optim.min_lr=0.0",
+        f"{ACTOR}.megatron.router_replay.mode=disabled",
+        "algorithm.use_pf_ppo=False",
+        "algorithm.pf_ppo.reweight_method=pow",
+        "trainer.v1.trainer_mode=sync",
+    ],
+)
+def test_a_value_that_asks_for_nothing_is_never_refused(override: str) -> None:
+    assert loaded(override).refused == ()
+
+
+def test_settings_over_a_configuration_take_back_what_is_refused() -> None:
+    config = loaded(f"{MODEL}.lora_rank=8", "data.truncation=middle")
+    assert {one.key for one in config.refused} == {f"{MODEL}.lora_rank", "data.truncation"}
+    again = load_config(settings={f"{MODEL}.lora_rank": 0}, base=config)
+    assert [one.key for one in again.refused] == ["data.truncation"]
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        (f"{ROLLOUT}.gpu_memory_utilisation=0.5", f"{ROLLOUT}.gpu_memory_utilization"),
+        (f"{MODEL}.lora_rnk=8", f"{MODEL}.lora_rank"),
+        ("reward_model.overlong_bufer.len=4", "reward_model.overlong_buffer.len"),
+        ("trainer.balance_bach=True", "trainer.balance_batch"),
+        ("nowhere._target_=verl.Any", None),
+    ],
+)
+def test_a_misspelt_key_of_verls_is_an_error(override: str, near: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(override)
+    assert names(caught, "unknown key", *([f"did you mean {near}"] if near else []))
+
+
+# --- whole configurations
+
+
+@pytest.mark.parametrize("kind", ["its file", "resolved", "as it is printed"])
+def test_verls_default_configuration(tmp_path: Path, kind: str) -> None:
+    from verl_scripts import whole_configuration
+
+    tree = whole_configuration()
+    if kind != "its file":
+        tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    text = pprint.pformat(tree) if kind == "as it is printed" else yaml.safe_dump(tree)
+    if kind == "as it is printed":
+        assert ast.literal_eval(text) == tree
+    (tmp_path / "whole.yaml").write_text(text)
+    config = load_config(str(tmp_path), "whole", [f"{MODEL}.path=m", "data.train_files=a", "data.val_files=b"])
+    require_supported(config)
+    trainer, actor = config.trainer, config.actor
+    assert (trainer.device, trainer.nnodes, trainer.n_gpus_per_node, trainer.total_epochs) == ("auto", 1, 1, 30)
+    assert trainer.default_local_dir == "checkpoints/verl_examples/gsm8k"
+    assert (config.algorithm.adv_estimator, config.critic.enable, config.critic.model.path) == ("gae", True, None)
+    assert (actor.policy_loss.loss_mode, actor.clip_ratio, actor.loss_agg_mode) == ("vanilla", 0.2, "token-mean")
+    assert (actor.ppo_mini_batch_size, config.critic.ppo_mini_batch_size, config.data.train_batch_size) == (
+        256,
+        256,
+        1024,
+    )
+    assert (config.critic.loss_agg_mode, config.custom_reward_function.name) == ("token-mean", "compute_score")
+    said = [line for line in notices(config) if "no effect here" in line]
+    assert len(said) == 4
+    assert sum(int(line.split()[0]) for line in said) > 150
+
+
+def test_where_a_file_has_two_spellings_verls_default_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "actor_rollout_ref.actor.grad_clip: 1.0\n"
+        "actor_rollout_ref.actor.optim: {clip_grad: 0.3, warmup_style: null, lr_scheduler_type: cosine}\n"
+        "custom_reward_function: {path: null, name: null}\n"
+        "reward: {custom_reward_function: {path: own.py, name: judge}}\n"
+    )
+    config = load_config(str(tmp_path), "a")
+    assert (config.actor.optim.clip_grad, config.actor.optim.lr_scheduler_type) == (0.3, "cosine")
+    assert (config.custom_reward_function.path, config.custom_reward_function.name) == ("own.py", "judge")
+    assert load_config(str(tmp_path), "a", [f"{ACTOR}.grad_clip=0.7"]).actor.optim.clip_grad == 0.7
+
+
+def test_what_a_key_refers_to_is_found_where_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "critic: {ppo_max_token_len_per_gpu: 99, forward_max_token_len_per_gpu: '${.ppo_max_token_len_per_gpu}'}\n"
+        "actor_rollout_ref:\n"
+        "  ppo_epochs: 3\n"
+        "  actor: {tau_neg: '${.tau_pos}', tau_pos: 2.5}\n"
+        "  ref: {megatron: {override_transformer_config: '${oc.select:actor_rollout_ref.no,{}}'}}\n"
+        "  rollout: {multi_turn: {tool_config_path: null}}\n"
+        "trainer: {project_name: p, experiment_name: 'e${actor_rollout_ref.ppo_epochs}'}\n"
+        "data: {tool_config_path: '${oc.select:actor_rollout_ref.rollout.multi_turn.tool_config_path, null}'}\n"
+    )
+    config = load_config(str(tmp_path), "a")
+    assert (config.actor.policy_loss.tau_neg, config.trainer.experiment_name) == (2.5, "e3")
+    assert config.refused == ()
+    tools = load_config(str(tmp_path), "a", [f"{ROLLOUT}.multi_turn.tool_config_path=t.yaml"])
+    assert {one.key for one in tools.refused} == {f"{ROLLOUT}.multi_turn.tool_config_path", "data.tool_config_path"}
+
+
+# --- scripts
+
+
+@pytest.mark.parametrize("script", SAMPLE)
+def test_a_script_of_verls_loads(script: str) -> None:
+    from verl_scripts import judge, scripts
+
+    verdict = judge(script)
+    assert verdict.config is not None
+    said = [line for line in notices(verdict.config) if "no effect here" in line]
+    assert 1 <= len(said) <= 4
+    assert verdict.config.trainer.project_name
+    assert len(scripts()[script]) > 40
+
+
+def test_the_verdicts_of_the_sample() -> None:
+    from verl_scripts import judge, table
+
+    verdicts = [judge(script) for script in SAMPLE]
+    settings = [[line.partition(" (")[0] for line in verdict.refused] for verdict in verdicts]
+    assert settings == [
+        [],
+        [],
+        [f"{ACTOR}.veomni.router_replay.mode=R3", f"{ROLLOUT}.enable_rollout_routing_replay=true"],
+        [
+            "data.train_batch_size=0",
+            "actor_rollout_ref.hybrid_engine=false",
+            f"{MODEL}.mtp.enable_train=true",
+            "data.gen_batch_size=1",
+        ],
+        ["algorithm.adv_estimator=remax"],
+        [f"{MODEL}.lora_rank=32"],
+    ]
+    made = table(verdicts)
+    assert made.startswith("6 of 6 scripts load, 2 of them train.\n")
+    assert f"| `{SAMPLE[5]}` | no | `{MODEL}.lora_rank=32` |" in made
+    assert f"| `{MODEL}.lora_rank=32` | adapters (LoRA) are not trained: take it out to train all weights |" in made
