@@ -84,8 +84,8 @@ def test_groups_without_a_signal_are_solved_or_hopeless() -> None:
         ([Outcome(0.0), Outcome(error="timed out")], None),  # wrong, as far as it was judged
     ]
     groups = [
-        Group(Prompt(f"f:{i}", (1,), "p", "s"), [Response([7], [0.0], "r", "stop", outcome=o) for o in outcomes], teacher)
-        for i, (outcomes, teacher) in enumerate(cases)
+        Group(Prompt(f"f:{i}", (1,), "p", "s"), [Response([7], [0.0], "r", "stop", outcome=o) for o in outs], teacher)
+        for i, (outs, teacher) in enumerate(cases)
     ]
     metrics = to_floats(batch_metrics(GroupBatch.from_groups(groups, scored=False)))
     found = {name: metrics[f"group/{name}"] for name in ("zero_spread", "all_right", "all_wrong")}

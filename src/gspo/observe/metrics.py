@@ -82,8 +82,8 @@ def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
 
     Tensors that the batch does not hold have no metrics. Advantages, returns and values are over written tokens, as in
     verl. `response_length/clip_ratio` is the fraction cut at the token limit; `group/zero_spread` the fraction of
-    groups whose rewards are all equal: their group advantages are zero and teach nothing. Of these, `group/all_right` are
-    solved by every response and `group/all_wrong` by none.
+    groups whose rewards are all equal: their group advantages are zero and teach nothing. Of these, `group/all_right`
+    are solved by every response and `group/all_wrong` by none.
     """
     stats: dict[str, Stat] = {}
     for name, key in _PER_RESPONSE.items():

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gspo.methods import ADVANTAGES, DEFAULT_ADVANTAGE, DEFAULT_LOSS, PolicyLoss, loss_named
-from gspo.observe.jsonl import read_jsonl
+from gspo.observe.jsonl import readable_jsonl
 
-__all__ = ["Curve", "Run", "read_curves"]
+__all__ = ["Curve", "Run", "Stage", "mean", "read_curves"]
 
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/(?P<figure>mean@\d+)")
+_ADVERSARIAL = "adversarial"
+_STAGES = {0: "warmup", 1: "discriminator alone", 2: _ADVERSARIAL}  # of training/gad_stage
+_METRICS = "metrics.jsonl"
+_MOST_NAMED = 5
 _END_SHARE = 0.1  # the first and the last tenth of a noisy curve stand for its start and its end
 
 
@@ -27,6 +33,15 @@ class Curve:
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
+
+    def pairs(self) -> Iterator[tuple[int, float]]:
+        """(step, value), in order."""
+        return zip(self.steps, self.values, strict=True)
+
+    def where(self, kept: Callable[[int], bool]) -> Curve:
+        """The curve at the steps that a condition keeps."""
+        pairs = [(step, value) for step, value in self.pairs() if kept(step)]
+        return Curve(tuple(step for step, _ in pairs), tuple(value for _, value in pairs))
 
     @property
     def finite(self) -> list[float]:
@@ -40,14 +55,28 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Steps of a GAD run that did the same, the first and the last one included."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a run folder holds."""
+    """What a run folder holds.
+
+    Attributes:
+        damage: what of its files could not be read, in words.
+    """
 
     folder: Path
     curves: dict[str, Curve]
     samples: list[dict[str, Any]]
     config_text: str
     config: dict[str, Any]
+    damage: tuple[str, ...] = ()
 
     @property
     def loss(self) -> PolicyLoss:
@@ -91,6 +120,62 @@ class Run:
         advantage = ADVANTAGES.get(str(self.setting("algorithm.adv_estimator", DEFAULT_ADVANTAGE)))
         return not alone and (advantage is None or advantage.compares_groups)
 
+    @property
+    def clip_range(self) -> tuple[float, float] | None:
+        """(low, high) of the ratio's clip, as it was set; the loss's own where the folder has no config."""
+        if self.loss.clip is None:
+            return None
+        actor = "actor_rollout_ref.actor"
+        both = self.setting(f"{actor}.clip_ratio")
+        low, high = (self.setting(f"{actor}.clip_ratio_{side}", both) for side in ("low", "high"))
+        numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+        return (float(low), float(high)) if numbers else self.loss.clip
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether a discriminator gave the reward, or a part of it (GAD)."""
+        return self.has("critic/d_acc")
+
+    @property
+    def stages(self) -> list[Stage]:
+        """GAD's stages in the order in which they came; none in another run."""
+        if not self.has("training/gad_stage"):
+            return []
+        curve = self.curves["training/gad_stage"]
+        found = groupby(zip(curve.steps, curve.values, strict=True), key=lambda pair: pair[1])
+        parts = [(number, [step for step, _ in pairs]) for number, pairs in found if math.isfinite(number)]
+        return [Stage(_STAGES.get(int(number), "unknown"), steps[0], steps[-1]) for number, steps in parts]
+
+    def policy_curve(self, name: str) -> Curve:
+        """A metric at the steps that trained the policy by reinforcement: of a GAD run, those of its last stage."""
+        curve = self.curves[name]
+        stages = [stage for stage in self.stages if stage.name == _ADVERSARIAL]
+        if not self.stages:
+            return curve
+        return curve.where(lambda step: any(stage.first <= step <= stage.last for stage in stages))
+
+    def moving_curve(self, name: str) -> Curve:
+        """The same at the steps whose gradient was not zero: the others tell nothing of an update."""
+        curve = self.policy_curve(name)
+        if "actor/grad_norm" not in self.curves:
+            return curve
+        still = {step for step, norm in self.curves["actor/grad_norm"].pairs() if norm == 0}
+        return curve.where(lambda step: step not in still)
+
+    def clip_curve(self, name: str) -> Curve:
+        """A clip fraction of the groups that have a signal: those without one are never clipped, and would dilute it.
+
+        Groups are taken to be of one size, as the metrics do not tell their tokens.
+        """
+        curve = self.moving_curve(name)
+        if not self.compares_groups or not self.loss.zero_advantage_never_clips or not self.has("group/zero_spread"):
+            return curve
+        flat = dict(self.curves["group/zero_spread"].pairs())
+        values = [
+            min(1.0, value / (1 - flat[step])) if flat.get(step, 0.0) < 1 else value for step, value in curve.pairs()
+        ]
+        return Curve(curve.steps, tuple(values))
+
     def updates_per_rollout(self) -> int | None:
         """Optimizer steps on each batch of rollouts; None where the config does not tell."""
         prompts = self.setting("data.train_batch_size")
@@ -105,26 +190,55 @@ def mean(values: Sequence[float]) -> float:
 
 
 def read_curves(folder: Path) -> Run:
-    """Reads a run folder.
+    """Reads a run folder, finished or not. Lines that cannot be read are left out, and `damage` says so.
 
     Raises:
-        ValueError: the folder has no `metrics.jsonl`, or one of its files cannot be read.
+        ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.
     """
-    metrics_file = folder / "metrics.jsonl"
-    if not metrics_file.exists():
-        raise ValueError(f"{folder} has no metrics.jsonl; give the folder of a run (trainer.default_local_dir)")
+    metrics_file = folder / _METRICS
+    if not metrics_file.is_file():
+        raise ValueError(_no_run(folder))
+    records, faults = readable_jsonl(metrics_file)
     points: dict[str, dict[int, float]] = {}
-    for record in read_jsonl(metrics_file):
+    for record in sorted(records, key=lambda record: record["step"]):
         for name, value in record.items():
-            if name != "step":
+            if name != "step" and (value is None or isinstance(value, (int, float))):
                 points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
     curves = {name: Curve(tuple(values), tuple(values.values())) for name, values in points.items()}
-    config_file = folder / "config.yaml"
-    text = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
+    samples, sample_faults = readable_jsonl(folder / "samples.jsonl")
+    text, config = _read_config(folder / "config.yaml")
+    damage = tuple(_damage(found) for found in (faults, sample_faults) if found)
+    return Run(folder, curves, samples, text, config, damage)
+
+
+def _damage(faults: Sequence[str]) -> str:
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"{faults[0]}{more}: left out"
+
+
+def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     try:
         config = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config_file} is not YAML; restore it or remove it: {error}") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{file} is not YAML; restore it or remove it: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{config_file} is not a mapping of keys; it should be the resolved config of the run")
-    return Run(folder, curves, read_jsonl(folder / "samples.jsonl"), text, {str(key): config[key] for key in config})
+        raise ValueError(f"{file} is not a mapping of keys; it should be the resolved config of the run")
+    return text, {str(key): config[key] for key in config}
+
+
+def _no_run(folder: Path) -> str:
+    """What to give in place of a folder that holds no run."""
+    wanted = "give the folder of a run (trainer.default_local_dir)"
+    if not folder.is_dir():
+        named = (
+            f": give its folder, {folder.parent}" if folder.is_file() and (folder.parent / _METRICS).exists() else ""
+        )
+        return f"{folder} is no folder{named or f'; {wanted}'}"
+    inside = sorted(str(path.parent) for depth in (1, 2, 3) for path in folder.glob("*/" * depth + _METRICS))
+    if inside:
+        more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""
+        return f"{folder} has no metrics.jsonl; the runs in it are {', '.join(inside[:_MOST_NAMED])}{more}: give one"
+    if (folder / "config.yaml").exists():
+        return f"{folder} has no metrics.jsonl: its run has not logged a step yet"
+    return f"{folder} has no metrics.jsonl; {wanted}"
