@@ -24,8 +24,8 @@ from gspo.config.schema import (
     PolicyLossConfig,
     RolloutConfig,
 )
+from gspo.observe.report.folder import read_curves
 from gspo.observe.report.readings import read_run
-from gspo.observe.report.run import read_curves
 from gspo.trainer import train
 
 REPOSITORY = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from planted import ACCURACY, adversarial_rows, config, folder_of, rows
 
 from gspo.observe.report import build_report
 from gspo.observe.report.findings import find
+from gspo.observe.report.folder import read_curves
 from gspo.observe.report.readings import Verdict, read_run
-from gspo.observe.report.run import read_curves
 
 RATE = "actor_rollout_ref.actor.optim.lr"
 

@@ -10,11 +10,11 @@ import pytest
 from gspo.observe.report import build_report
 from gspo.observe.report.charts import chart_groups
 from gspo.observe.report.findings import find
+from gspo.observe.report.folder import read_curves
 from gspo.observe.report.meanings import MEANINGS, Band
 from gspo.observe.report.plots import Area, Line
 from gspo.observe.report.ranges import CLIP_FRACTIONS
 from gspo.observe.report.readings import Verdict, read_run
-from gspo.observe.report.run import read_curves
 
 CONFIG = """
 actor_rollout_ref:

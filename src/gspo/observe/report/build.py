@@ -11,10 +11,11 @@ from gspo.observe.report.charts import chart_groups
 from gspo.observe.report.drawing import draw, read_out
 from gspo.observe.report.excerpts import excerpts
 from gspo.observe.report.findings import Finding, find
+from gspo.observe.report.folder import read_curves
 from gspo.observe.report.numbers import plain
 from gspo.observe.report.ranges import clip_words, with_values
 from gspo.observe.report.readings import Verdict, read_run
-from gspo.observe.report.run import Curve, Run, read_curves
+from gspo.observe.report.run import Curve, Run
 from gspo.observe.sparkline import duration
 
 __all__ = ["build_report", "render_page"]

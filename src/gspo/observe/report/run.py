@@ -1,4 +1,4 @@
-"""A run folder as the report reads it: curves by metric, samples, config."""
+"""A run as the report sees it: curves by metric, samples, config, and what follows from what was set."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from gspo.methods import ADVANTAGES, DEFAULT_ADVANTAGE, DEFAULT_LOSS, PolicyLoss, loss_named
-from gspo.observe.jsonl import readable_jsonl
 
-__all__ = ["Curve", "Run", "Stage", "mean", "read_curves"]
+__all__ = ["Curve", "Run", "Stage", "mean"]
 
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/(?P<figure>mean@\d+)")
 _ADVERSARIAL = "adversarial"
 _STAGES = {0: "warmup", 1: "discriminator alone", 2: _ADVERSARIAL}  # of training/gad_stage
-_METRICS = "metrics.jsonl"
-_MOST_NAMED = 5
 _END_SHARE = 0.1  # the first and the last tenth of a noisy curve stand for its start and its end
 
 
@@ -186,59 +179,5 @@ class Run:
 
 
 def mean(values: Sequence[float]) -> float:
+    """The mean of values, at least one."""
     return sum(values) / len(values)
-
-
-def read_curves(folder: Path) -> Run:
-    """Reads a run folder, finished or not. Lines that cannot be read are left out, and `damage` says so.
-
-    Raises:
-        ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.
-    """
-    metrics_file = folder / _METRICS
-    if not metrics_file.is_file():
-        raise ValueError(_no_run(folder))
-    records, faults = readable_jsonl(metrics_file)
-    points: dict[str, dict[int, float]] = {}
-    for record in sorted(records, key=lambda record: record["step"]):
-        for name, value in record.items():
-            if name != "step" and (value is None or isinstance(value, (int, float))):
-                points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
-    curves = {name: Curve(tuple(values), tuple(values.values())) for name, values in points.items()}
-    samples, sample_faults = readable_jsonl(folder / "samples.jsonl")
-    text, config = _read_config(folder / "config.yaml")
-    damage = tuple(_damage(found) for found in (faults, sample_faults) if found)
-    return Run(folder, curves, samples, text, config, damage)
-
-
-def _damage(faults: Sequence[str]) -> str:
-    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-    return f"{faults[0]}{more}: left out"
-
-
-def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
-    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-    try:
-        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{file} is not YAML; restore it or remove it: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} is not a mapping of keys; it should be the resolved config of the run")
-    return text, {str(key): config[key] for key in config}
-
-
-def _no_run(folder: Path) -> str:
-    """What to give in place of a folder that holds no run."""
-    wanted = "give the folder of a run (trainer.default_local_dir)"
-    if not folder.is_dir():
-        named = (
-            f": give its folder, {folder.parent}" if folder.is_file() and (folder.parent / _METRICS).exists() else ""
-        )
-        return f"{folder} is no folder{named or f'; {wanted}'}"
-    inside = sorted(str(path.parent) for depth in (1, 2, 3) for path in folder.glob("*/" * depth + _METRICS))
-    if inside:
-        more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""
-        return f"{folder} has no metrics.jsonl; the runs in it are {', '.join(inside[:_MOST_NAMED])}{more}: give one"
-    if (folder / "config.yaml").exists():
-        return f"{folder} has no metrics.jsonl: its run has not logged a step yet"
-    return f"{folder} has no metrics.jsonl; {wanted}"
