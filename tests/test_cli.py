@@ -21,7 +21,7 @@ import gspo.trainer.assembly as assembly
 from gspo.cli import main
 from gspo.config import load_config
 
-COMMANDS = ["train", "sft", "config", "eval", "report", "quickstart", "compare", "export", "data"]
+COMMANDS = ["train", "sft", "config", "eval", "report", "samples", "quickstart", "compare", "export", "data"]
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "the following arguments are required: COMMAND"),
         (["trane"], "invalid choice: 'trane'"),
         (["train", "--confg-name", "x"], "unrecognized arguments: --confg-name"),
-        (["report", "a", "b"], "unrecognized arguments: b"),
+        (["report", "a", "--bands"], "unrecognized arguments: --bands"),
+        (["samples"], "the following arguments are required: RUN"),
         (["data", "reasoning-gym", "chain_sum", "--out", "x", "--set", "size"], "'size' is not KEY=VALUE"),
     ],
 )

@@ -29,8 +29,8 @@ from gspo.config.schema import (
     RolloutConfig,
 )
 from gspo.methods import ADVANTAGES, LOSSES, Band
+from gspo.observe.report.folder import read_curves
 from gspo.observe.report.readings import read_run
-from gspo.observe.report.run import read_curves
 from gspo.rewards.functions import REWARD_REGISTRY
 from gspo.rollout.engine import ENGINE_REGISTRY
 from gspo.trainer import train

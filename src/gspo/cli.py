@@ -121,9 +121,18 @@ def _parser() -> argparse.ArgumentParser:
         help="actor_rollout_ref.model.path=FOLDER where the model that the run began with has moved",
     )
     export.set_defaults(run=_export)
-    report = commands.add_parser("report", help="write report.html of a run folder")
-    report.add_argument("folder")
+    report = commands.add_parser("report", help="write report.html of a run folder, or compare several runs")
+    report.add_argument("folders", nargs="+", metavar="RUN", help="a run's folder; several are laid side by side")
+    report.add_argument("--out", default=None, metavar="FILE", help="page of several runs (default RUN/compare.html)")
     report.set_defaults(run=_report)
+    samples = commands.add_parser("samples", help="show what a run's model wrote, with rewards and advantages")
+    samples.add_argument("folder", metavar="RUN", help="the run's folder")
+    samples.add_argument("--step", type=int, default=None, metavar="N", help="default: the last one with samples")
+    samples.add_argument("--split", choices=["train", "val"], default=None, help="training or held-out prompts only")
+    samples.add_argument("--groups", type=int, default=4, metavar="N", help="prompts to show (default 4; 0: all)")
+    samples.add_argument("--full", action="store_true", help="the whole of long texts")
+    samples.add_argument("--json", action="store_true", help="one JSON object a prompt, with everything")
+    samples.set_defaults(run=_samples)
     quickstart = commands.add_parser("quickstart", help="from nothing to a trained model in about two minutes on a CPU")
     quickstart.add_argument("--seed", type=int, default=1)
     quickstart.add_argument("--out", default="runs/quickstart", metavar="DIR", help="default runs/quickstart")
@@ -222,11 +231,15 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from gspo.config.paths import expanded
-    from gspo.observe import build_report
+    from gspo.commands.report import report_command
 
-    print(build_report(expanded(args.folder, "FOLDER")))
-    return 0
+    return report_command(args)
+
+
+def _samples(args: argparse.Namespace) -> int:
+    from gspo.commands.samples import samples_command
+
+    return samples_command(args)
 
 
 def _quickstart(args: argparse.Namespace) -> int:

@@ -42,6 +42,7 @@ def oracle(groups: list[Group], tokens: list[list[float]]) -> dict[str, float]:
         result |= {f"{name}/mean": sum(values) / len(values), f"{name}/max": max(values), f"{name}/min": min(values)}
     result["response_length/clip_ratio"] = sum(r.finish_reason == "length" for r in responses) / len(responses)
     result["group/zero_spread"] = 2 / 4  # the first group and the group of one
+    result["group/all_right"], result["group/all_wrong"] = 2 / 4, 0.0
     return result
 
 
@@ -67,6 +68,28 @@ def test_batch_metrics_are_the_oracle_s_whole_and_in_parts() -> None:
     assert to_floats(batch_metrics(batch)) == expected
     parts = [batch.select([0, 3]), batch.select([1]), batch.select([2])]
     assert to_floats(merge_stats(map(batch_metrics, parts))) == expected
+
+
+def test_groups_without_a_signal_are_solved_or_hopeless() -> None:
+    """By the accuracy where the reward function gives one, else by the sign; a discriminator's score says neither."""
+    teacher = Response([7], [0.0], "t", "stop")
+    cases: list[tuple[list[Outcome], Response | None]] = [
+        ([Outcome(1.0), Outcome(1.0)], None),  # right
+        ([Outcome(0.0), Outcome(0.0)], None),  # wrong
+        ([Outcome(0.1, {"acc": 0.0}), Outcome(0.1, {"acc": 0.0})], None),  # wrong, with a reward for the format
+        ([Outcome(-0.5, {"acc": 1.0})] * 2, None),  # right, with a penalty
+        ([Outcome(0.3), Outcome(0.3)], teacher),  # neither
+        ([Outcome(1.0, {"acc": 1.0}), Outcome(0.5, {"acc": 1.0})], None),  # all right, and yet with a signal
+        ([Outcome(0.0), Outcome(1.0)], None),
+        ([Outcome(0.0), Outcome(error="timed out")], None),  # wrong, as far as it was judged
+    ]
+    groups = [
+        Group(Prompt(f"f:{i}", (1,), "p", "s"), [Response([7], [0.0], "r", "stop", outcome=o) for o in outs], teacher)
+        for i, (outs, teacher) in enumerate(cases)
+    ]
+    metrics = to_floats(batch_metrics(GroupBatch.from_groups(groups, scored=False)))
+    found = {name: metrics[f"group/{name}"] for name in ("zero_spread", "all_right", "all_wrong")}
+    assert found == {"zero_spread": 6 / 8, "all_right": 2 / 8, "all_wrong": 3 / 8}
 
 
 def test_a_batch_without_written_tokens_has_no_advantages() -> None:

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from gspo.config import Config, ConfigError, load_config, require_keys, require_supported
 from gspo.config.paths import expanded
 from gspo.config.printing import shown
 from gspo.config.secrets import masked_text
-from gspo.observe.report import FIGURES, Variant, build_comparison, cell, read_curves
+from gspo.observe.report import FIGURES, Variant, build_comparison, print_comparison, read_curves
 from gspo.trainer import train
 
 __all__ = ["Job", "compare", "compare_command", "make_jobs", "parse_variant", "results", "summary"]
@@ -32,8 +29,6 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _BETWEEN = re.compile(r",(?=[+]*[A-Za-z_][\w.]*=)")
 # What a comparison itself sets for each run.
 _OWN_KEYS = ("trainer.seed", "trainer.default_local_dir", "trainer.experiment_name", "trainer.resume_mode")
-# Wide enough for the table where the output is no terminal.
-_PLAIN_WIDTH = 180
 
 
 @dataclass(frozen=True)
@@ -181,17 +176,7 @@ def compare_command(args: argparse.Namespace) -> int:
     out = expanded(args.out, "--out")
     jobs = make_jobs(args.config_path, args.config_name, args.overrides, settings, seeds, out)
     variants = compare(jobs, settings, out)
-    console = Console()
-    Console(width=console.width if console.is_terminal else _PLAIN_WIDTH).print(_table(variants, len(seeds)))
+    title = f"mean ± standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    print_comparison(variants, title)
     print(f"page: {out / 'compare.html'}\nfigures: {out / 'compare.json'}")
     return 0
-
-
-def _table(variants: Sequence[Variant], num_seeds: int) -> Table:
-    table = Table(title=f"mean ± standard deviation of {num_seeds} seeds" if num_seeds > 1 else "one seed")
-    table.add_column("variant")
-    for figure in FIGURES.values():
-        table.add_column(figure.label, justify="right")
-    for variant in variants:
-        table.add_row(variant.name, *(cell(variant, key) for key in FIGURES))
-    return table

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["open_jsonl", "read_jsonl", "write_jsonl", "write_line"]
+__all__ = ["open_jsonl", "read_jsonl", "readable_jsonl", "write_jsonl", "write_line"]
 
 
 def _finite(value: Any) -> Any:
@@ -46,18 +46,28 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a finished line is not a JSON object with a whole-numbered `step`; names the file and the line.
     """
+    records, faults = readable_jsonl(path)
+    if faults:
+        raise ValueError(f"{faults[0]}; remove or repair the line")
+    return records
+
+
+def readable_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The same, with the lines that cannot be read left out, and what is wrong with each of them."""
     if not path.exists():
-        return []
-    records = []
+        return [], []
+    records, faults = [], []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line.decode("utf-8"))
         except ValueError as error:  # undecodable bytes as well as malformed JSON
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); remove or repair the line") from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(f'{path}, line {number}: not an object with a whole "step"; remove or repair the line')
-        records.append(record)
-    return records
+            faults.append(f"{path}, line {number}: not JSON ({error})")
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        else:
+            faults.append(f'{path}, line {number}: not an object with a whole "step"')
+    return records, faults
 
 
 def open_jsonl(path: Path, resume_step: int | None) -> TextIO:

@@ -7,14 +7,14 @@ Names are verl's: `critic/{score,rewards,advantages,returns,values}/*`, `{prompt
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from gspo.algorithms.stats import Max, Mean, Min, Stat
-from gspo.groups import GroupBatch
+from gspo.groups import Group, GroupBatch, Response
 
 __all__ = ["PhaseClock", "batch_metrics", "throughput_metrics"]
 
@@ -82,7 +82,8 @@ def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
 
     Tensors that the batch does not hold have no metrics. Advantages, returns and values are over written tokens, as in
     verl. `response_length/clip_ratio` is the fraction cut at the token limit; `group/zero_spread` the fraction of
-    groups whose rewards are all equal: their group advantages are zero and teach nothing.
+    groups whose rewards are all equal: their group advantages are zero and teach nothing. Of these, `group/all_right`
+    are solved by every response and `group/all_wrong` by none.
     """
     stats: dict[str, Stat] = {}
     for name, key in _PER_RESPONSE.items():
@@ -101,9 +102,32 @@ def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
     stats |= _spread("response_length", torch.tensor([len(response) for response in responses], dtype=torch.float64))
     cut = sum(response.finish_reason == "length" for response in responses)
     stats["response_length/clip_ratio"] = Mean(float(cut), float(len(responses)))
-    flat = sum(len({r.reward for r in group.responses if r.reward is not None}) <= 1 for group in batch.groups)
-    stats["group/zero_spread"] = Mean(float(flat), float(len(batch.groups)))
-    return stats
+    return stats | _without_a_signal(batch.groups)
+
+
+def _without_a_signal(groups: Sequence[Group]) -> dict[str, Stat]:
+    """The groups whose rewards are all equal, and which of them are solved and which hopeless.
+
+    A response is right by the `acc` of its reward function; without one, by a reward above zero. A discriminator's
+    score says neither.
+    """
+    flat = [group for group in groups if len({r.reward for r in group.responses if r.reward is not None}) <= 1]
+    judged = [[right for r in group.responses if (right := _is_right(group, r)) is not None] for group in flat]
+    counts = {
+        "zero_spread": len(flat),
+        "all_right": sum(bool(rights) and all(rights) for rights in judged),
+        "all_wrong": sum(bool(rights) and not any(rights) for rights in judged),
+    }
+    return {f"group/{name}": Mean(float(number), float(len(groups))) for name, number in counts.items()}
+
+
+def _is_right(group: Group, response: Response) -> bool | None:
+    """Whether a response is correct; None where nothing says so."""
+    if response.outcome is None or response.reward is None:
+        return None
+    if "acc" in response.outcome.extras:
+        return response.outcome.extras["acc"] > 0
+    return None if group.teacher is not None else response.reward > 0
 
 
 def _spread(name: str, values: Tensor) -> dict[str, Stat]:

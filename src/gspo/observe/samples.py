@@ -49,7 +49,7 @@ class SampleWriter:
         groups: Sequence[Group],
         step: int,
         split: Literal["train", "val"] = "train",
-        advantages: Sequence[float] | None = None,
+        advantages: Sequence[float | None] | None = None,
     ) -> None:
         """Writes the first responses of these groups.
 
@@ -57,7 +57,8 @@ class SampleWriter:
             groups: the groups of one step.
             step: the step that sampled them.
             split: training prompts or held-out ones.
-            advantages: one for each response of `groups`, side by side; None where there are none.
+            advantages: one for each response of `groups`, side by side, None for one that took no part; None where
+                there are none.
 
         Raises:
             ValueError: the advantages are not one for each response.
@@ -74,7 +75,7 @@ class SampleWriter:
             if group.teacher is not None:
                 record["teacher"] = group.teacher.text
             if advantages is not None:
-                record["advantage"] = float(advantages[row])
+                record["advantage"] = advantages[row]
             write_line(self._file, record)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from gspo.config.schema import AlgorithmConfig
 from gspo.groups import Group, GroupBatch
 from gspo.world import World, count
 
-__all__ = ["add_advantages", "add_rewards", "with_rewards"]
+__all__ = ["add_advantages", "add_rewards", "advantages_of", "with_rewards"]
 
 
 def with_rewards(groups: list[Group], compares_groups: bool, world: World) -> list[Group]:
@@ -100,6 +100,25 @@ def add_advantages(batch: GroupBatch, algorithm: AlgorithmConfig, world: World) 
         "config": algorithm,
     }
     batch["advantages"], batch["returns"] = estimator(**_accepted(estimator, offered))
+
+
+def advantages_of(groups: list[Group], batch: GroupBatch) -> list[float | None] | None:
+    """Each response's advantage, the mean over its tokens; None for one that is not in the batch.
+
+    Args:
+        groups: those that were sampled.
+        batch: the responses of them that were trained on, the same objects.
+
+    Returns:
+        one for each response of `groups`, side by side; None where the batch has no advantages.
+    """
+    if "advantages" not in batch.tensors:
+        return None
+    mask = batch["response_mask"]
+    means = ((batch["advantages"] * mask).sum(-1) / mask.sum(-1).clamp(min=1)).tolist()
+    trained = [response for group in batch.groups for response in group.responses]
+    found = {id(response): mean for response, mean in zip(trained, means, strict=True)}
+    return [found.get(id(response)) for group in groups for response in group.responses]
 
 
 def _reward_terms(batch: GroupBatch) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from gspo.algorithms.stats import merge_stats, to_floats
 from gspo.checkpoint import writing
 from gspo.groups import Group, GroupBatch
 from gspo.observe import batch_metrics, build_report, throughput_metrics
-from gspo.trainer.advantages import with_rewards
+from gspo.trainer.advantages import advantages_of, with_rewards
 from gspo.trainer.folder import nothing_to_train
 from gspo.trainer.interruption import interruptible
 from gspo.trainer.run import Run, Taken, TrainRun
@@ -30,7 +30,7 @@ def train_step(run: TrainRun, step: int) -> Taken:
     stats = {**merge_stats([stats, batch_metrics(batch)]), **sampled}
     run.reference.sync(step)
     run.engine.load_weights(run.actor.policy, version=step)
-    return Taken(groups, stats, num_tokens)
+    return Taken(groups, stats, num_tokens, advantages_of(groups, batch))
 
 
 def train_run(run: Run) -> None:
@@ -97,7 +97,9 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
             "in actor/skipped_steps and critic/skipped_steps)",
             "skipped",
         )
-    run.samples.write(taken.groups[:1], step, "train")
+    first = taken.groups[:1]
+    of_first = taken.advantages and taken.advantages[: sum(len(group.responses) for group in first)]
+    run.samples.write(first, step, "train", of_first)
     run.tracker.log(metrics, step)
     ends = _ended(run, step, metrics, taken.groups)
     if last or ends or (trainer.save_freq > 0 and step % trainer.save_freq == 0):

@@ -101,11 +101,14 @@ class Taken:
         groups: this rank's groups that were sampled, for samples and callbacks.
         stats: its figures, of this rank.
         num_tokens: tokens that it worked on, of this rank.
+        advantages: of each response of `groups`, the mean over its tokens, None for one that took no part; None in a
+            step that uses none.
     """
 
     groups: list[Group]
     stats: Stats
     num_tokens: int
+    advantages: list[float | None] | None = None
 
 
 @dataclass(kw_only=True)

@@ -1,35 +1,37 @@
-"""The report's charts as plotly figures (plain dictionaries), with what the reader needs to know of each."""
+"""The report's charts: which there are, and what the reader needs to know of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
-from gspo.observe.report.meanings import MEANINGS, Band, Meaning
+from gspo.observe.report.meanings import MEANINGS, Meaning
+from gspo.observe.report.plots import COLORS, Area, Line, Mark, Plot, line_of, thinned
+from gspo.observe.report.ranges import CLIP_FRACTIONS, band_in_force, healthy_words
 from gspo.observe.report.run import Curve, Run, mean
 
-__all__ = ["COLORS", "Chart", "chart_groups", "smoothed"]
+__all__ = ["Chart", "chart_groups", "smoothed"]
 
-COLORS = ("#3b7ddd", "#e8833a", "#2ba56f", "#9a60d6", "#d9534f", "#c9a227", "#4bb3c4", "#7a8694")
-_BAND_FILL = "rgba(43, 165, 111, 0.10)"
-_MAX_POINTS = 600  # more than a chart's width in pixels only makes the file larger
 _SMOOTH_FROM = 24  # shorter curves are drawn as they are
 _SMOOTH_SHARE = 0.04  # of the curve, on each side of a point
+_GREEN, _RED, _GREY = COLORS[2], COLORS[4], COLORS[7]
+_CHANCE = math.log(2)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure. `key` is its metric in MEANINGS and its status' source, or empty."""
+    """One plot. `key` is its metric in MEANINGS and its status' source, or empty."""
 
     title: str
     text: str
-    figure: dict[str, Any]
+    plot: Plot
     key: str = ""
     healthy: str = ""
-    lever: str = ""
+
+    @property
+    def meaning(self) -> Meaning | None:
+        return MEANINGS.get(self.key)
 
 
 def chart_groups(run: Run) -> list[tuple[str, list[Chart]]]:
@@ -37,29 +39,32 @@ def chart_groups(run: Run) -> list[tuple[str, list[Chart]]]:
     groups = {
         "Learning": [
             _accuracy(run),
-            _banded(run, "critic/score"),
+            _lines(run, "val-aux/gad/rouge_l", [("val-aux/gad/rouge_l", "ROUGE-L")]),
+            _spread(run, "critic/score"),
             *(_single(run, f"{split}/loss") for split in ("train", "val")),
-            _single(run, "group/zero_spread"),
+            _signal(run),
         ],
-        "Length": [_banded(run, "response_length"), _single(run, "response_length/clip_ratio")],
+        "Length": [_spread(run, "response_length"), _single(run, "response_length/clip_ratio")],
         "Policy": [
-            _single(run, "actor/pg_clipfrac"),
-            _single(run, "actor/seq_clipfrac"),
+            *(_single(run, name) for name in CLIP_FRACTIONS),
             _ratio(run),
             *(_single(run, f"actor/{name}") for name in ("ppo_kl", "kl_loss", "entropy", "grad_norm")),
         ],
-        "Critic": [
-            *(_single(run, f"critic/{name}") for name in ("d_acc", "margin")),
-            *(_single(run, f"critic/{name}") for name in ("vf_explained_var", "vf_loss")),
-        ],
+        "Discriminator": _discriminator(run),
+        "Critic": [_single(run, f"critic/{name}") for name in ("vf_explained_var", "vf_loss")],
         "Time": [_time(run), _throughput(run)],
     }
     return [(name, found) for name, charts in groups.items() if (found := [chart for chart in charts if chart])]
 
 
-def _known(run: Run, key: str, figure: dict[str, Any]) -> Chart:
-    meaning: Meaning = MEANINGS[key]
-    return Chart(meaning.label, meaning.text, figure, key, meaning.healthy_words(run.loss), meaning.lever)
+def _known(run: Run, key: str, plot: Plot) -> Chart:
+    meaning = MEANINGS[key]
+    return Chart(meaning.label, meaning.text, plot, key, healthy_words(run, key))
+
+
+def _marks(run: Run) -> list[Mark]:
+    """Where a stage of GAD begins, the first one aside."""
+    return [Mark(stage.first, stage.name) for stage in run.stages[1:]]
 
 
 def _accuracy(run: Run) -> Chart | None:
@@ -70,41 +75,98 @@ def _accuracy(run: Run) -> Chart | None:
     }
     if not curves:
         return None
-    traces = [_line(curve, name, number, "lines+markers") for number, (name, curve) in enumerate(curves.items())]
-    return _known(run, "held-out", _figure(traces, list(curves.values()), percent=True, legend=True))
+    source = next(iter(run.held_out), "") if len(run.held_out) == 1 else ""
+    lines = [
+        line_of(curve, name.removeprefix(f"{source} "), number, dots=True)
+        for number, (name, curve) in enumerate(curves.items())
+    ]
+    return _known(run, "held-out", Plot(lines, legend=True, percent=True, marks=_marks(run)))
 
 
 def _single(run: Run, key: str) -> Chart | None:
     if not run.has(key):
         return None
-    curve, label = run.curves[key], MEANINGS[key].label
-    band = MEANINGS[key].band_for(run.loss)
-    return _known(run, key, _figure(_with_smooth(curve, label), [curve], band=band))
+    curve = run.clip_curve(key) if key in CLIP_FRACTIONS else run.curves[key]
+    if not curve.finite:
+        return None
+    band = band_in_force(run, key)
+    edges = None if band is None else (band.low, band.high)
+    return _known(run, key, Plot(_with_smooth(curve, MEANINGS[key].label), band=edges, marks=_marks(run)))
 
 
-def _banded(run: Run, prefix: str) -> Chart | None:
-    """The mean, over a pale band from the smallest to the largest."""
+def _lines(
+    run: Run, key: str, named: Sequence[tuple[str, str]], level: tuple[float, str] | None = None, percent: bool = False
+) -> Chart | None:
+    """Several metrics on one pair of axes, those that the run has."""
+    found = [(run.curves[name], label) for name, label in named if run.has(name)]
+    if not found:
+        return None
+    lines = [line_of(smoothed(curve), label, number, dots=True) for number, (curve, label) in enumerate(found)]
+    band = band_in_force(run, key)
+    edges = None if band is None else (band.low, band.high)
+    plot = Plot(lines, edges, level, _marks(run), legend=len(lines) > 1, percent=percent)
+    return _known(run, key, plot)
+
+
+def _discriminator(run: Run) -> list[Chart | None]:
+    accuracy = [("critic/d_acc", "training"), ("val-aux/gad/d_acc", "held-out"), ("critic/length_acc", "length alone")]
+    scores = [("critic/teacher_value_mean", "teacher"), ("critic/student_value_mean", "student")]
+    return [
+        _lines(run, "critic/d_acc", accuracy, (0.5, "guessing"), percent=True),
+        _lines(run, "critic/d_loss", [("critic/d_loss", "training")], (_CHANCE, "guessing, log 2")),
+        _lines(run, "critic/margin", scores),
+    ]
+
+
+def _signal(run: Run) -> Chart | None:
+    """Groups without a signal, the solved and the hopeless ones stacked where they are told apart."""
+    if not run.compares_groups or not run.has("group/zero_spread"):
+        return None
+    if not run.has("group/all_right"):
+        return _single(run, "group/zero_spread")
+    kinds = (("all_right", "solved by every response", _GREEN), ("all_wrong", "by none", _RED))
+    below = [0.0] * len(run.curves["group/zero_spread"].steps)
+    shapes: list[Line | Area] = []
+    steps: list[float] = []
+    for name, label, color in kinds:
+        steps, values = thinned(smoothed(run.curves[f"group/{name}"]))
+        below = below[: len(steps)]
+        above = [low + (value or 0.0) for low, value in zip(below, values, strict=True)]
+        shapes.append(Area(label, steps, below, above, color, is_sum=True))
+        below = above
+    total = thinned(smoothed(run.curves["group/zero_spread"]))[1]
+    other = [max(low, value or 0.0) for low, value in zip(below, total, strict=True)]
+    if max(high - low for low, high in zip(below, other, strict=True)) > 0.005:
+        shapes.append(Area("equal otherwise", steps, below, other, _GREY, is_sum=True))
+    plot = Plot(shapes, legend=True, percent=True, marks=_marks(run), from_zero=True)
+    return _known(run, "group/zero_spread", plot)
+
+
+def _spread(run: Run, prefix: str) -> Chart | None:
+    """The mean, over a pale area from the smallest to the largest."""
     key = f"{prefix}/mean"
     if not run.has(key):
         return None
-    traces, curves = _with_smooth(run.curves[key], "mean"), [run.curves[key]]
-    if run.has(f"{prefix}/min") and run.has(f"{prefix}/max"):
-        low, high = run.curves[f"{prefix}/min"], run.curves[f"{prefix}/max"]
-        shape = {"width": 0, "color": COLORS[0]}
-        floor = {**_line(low, "smallest", 0), "line": shape}
-        ceiling = {**_line(high, "largest", 0), "line": shape, "fill": "tonexty", "fillcolor": "rgba(59,125,221,0.10)"}
-        traces, curves = [floor, ceiling, *traces], [*curves, low, high]
-    return _known(run, key, _figure(traces, curves))
+    shapes: list[Line | Area] = list(_with_smooth(run.curves[key], "mean"))
+    low, high = run.curves.get(f"{prefix}/min"), run.curves.get(f"{prefix}/max")
+    if low is not None and high is not None and low.finite == list(low.values) and high.finite == list(high.values):
+        (x, bottom), (_, top) = thinned(low), thinned(high)
+        shapes.insert(0, Area("lowest to highest", x, [v or 0.0 for v in bottom], [v or 0.0 for v in top]))
+    return _known(run, key, Plot(shapes, marks=_marks(run)))
 
 
 def _ratio(run: Run) -> Chart | None:
     names = [name for name in ("max", "mean", "min") if run.has(f"actor/seq_ratio/{name}")]
     if not names:
         return None
-    curves = [run.curves[f"actor/seq_ratio/{name}"] for name in names]
-    traces = [_line(curve, name, number) for number, (name, curve) in enumerate(zip(names, curves, strict=True))]
-    text = "Largest, mean and smallest sequence ratio before the clip; one is an unchanged policy."
-    return Chart("Sequence ratio", text, _figure(traces, curves, legend=True, decimals=True))
+    shown = {"max": "largest", "mean": "mean", "min": "smallest"}
+    lines = [line_of(run.curves[f"actor/seq_ratio/{name}"], shown[name], i) for i, name in enumerate(names)]
+    low, high = run.clip_range or (0.0, 0.0)
+    text = (
+        "Largest, mean and smallest sequence ratio before the clip; one is an unchanged policy. The band is the clip."
+    )
+    plot = Plot(lines, band=(1 - low, 1 + high), legend=True, marks=_marks(run))
+    return Chart("Sequence ratio", text, plot)
 
 
 def _time(run: Run) -> Chart | None:
@@ -116,23 +178,25 @@ def _time(run: Run) -> Chart | None:
     if not phases:
         return None
     largest = sorted(phases, key=lambda name: -sum(phases[name].finite))
-    steps = sorted({step for curve in phases.values() for step in curve.steps})
-    traces = []
+    steps = tuple(sorted({step for curve in phases.values() for step in curve.steps}))
+    shapes: list[Line | Area] = []
+    below: list[float] = []
     for number, name in enumerate(largest):
-        at = dict(zip(phases[name].steps, phases[name].values, strict=True))
-        seconds = [at.get(step, 0.0) for step in steps]
-        line = _line(Curve(tuple(steps), tuple(seconds)), name, number)
-        traces.append({**line, "stackgroup": "time", "line": {"width": 0.5, "color": line["line"]["color"]}})
+        at = dict(phases[name].pairs())
+        x, values = thinned(Curve(steps, tuple(at.get(step, 0.0) for step in steps)))
+        below = below or [0.0] * len(x)
+        above = [low + (value or 0.0) for low, value in zip(below, values, strict=True)]
+        shapes.append(Area(name, x, below, above, COLORS[number % len(COLORS)], is_sum=True))
+        below = above
     text = "Seconds of each step by phase, stacked. The largest area is what to speed up first."
-    return Chart("Where the time goes", text, _figure(traces, [], legend=True, unit=" s"))
+    return Chart("Where the time goes", text, Plot(shapes, legend=True, unit="s", from_zero=True))
 
 
 def _throughput(run: Run) -> Chart | None:
     if not run.has("perf/throughput"):
         return None
-    curve = run.curves["perf/throughput"]
     text = "Tokens of prompts and responses per second and device, over the whole step."
-    return Chart("Throughput", text, _figure(_with_smooth(curve, "tokens per second"), [curve]))
+    return Chart("Throughput", text, Plot(_with_smooth(run.curves["perf/throughput"], "tokens per second")))
 
 
 def smoothed(curve: Curve) -> Curve:
@@ -147,69 +211,8 @@ def smoothed(curve: Curve) -> Curve:
     return Curve(curve.steps, tuple(means))
 
 
-def _with_smooth(curve: Curve, name: str) -> list[dict[str, Any]]:
+def _with_smooth(curve: Curve, name: str) -> list[Line]:
     """A long curve as its running mean over the pale figures of each step; a short one as it is."""
     if len(curve.values) < _SMOOTH_FROM:
-        return [_line(curve, name, 0, "lines+markers")]
-    raw = _line(curve, f"{name}, each step", 0)
-    return [{**raw, "opacity": 0.3, "line": {**raw["line"], "width": 1}}, _line(smoothed(curve), name, 0)]
-
-
-def _line(curve: Curve, name: str, number: int, mode: str = "lines") -> dict[str, Any]:
-    parts = min(_MAX_POINTS, len(curve.values))
-    bounds = [len(curve.values) * part // parts for part in range(parts + 1)]
-    cuts = [slice(start, end) for start, end in pairwise(bounds)]
-    means = [mean(curve.values[cut]) for cut in cuts]
-    color = COLORS[number % len(COLORS)]
-    return {
-        "type": "scatter",
-        "mode": mode,
-        "name": name,
-        "x": [curve.steps[cut][-1] for cut in cuts],
-        "y": [float(f"{value:.6g}") if math.isfinite(value) else None for value in means],
-        "line": {"color": color, "width": 2.25},
-        "marker": {"color": color, "size": 6},
-    }
-
-
-def _figure(
-    traces: Sequence[Mapping[str, Any]],
-    curves: Sequence[Curve],
-    band: Band | None = None,
-    legend: bool = False,
-    percent: bool = False,
-    decimals: bool = False,
-    unit: str = "",
-) -> dict[str, Any]:
-    """Traces and layout; colours of text and grid are the page's, set where it is shown.
-
-    Args:
-        curves: what the vertical axis must hold; without any it is left to plotly.
-        band: the healthy range, drawn pale.
-        legend: whether the traces' names are shown.
-        percent: whether figures are shares to be shown in per cent.
-        decimals: whether the axis tells small differences from one.
-        unit: of the vertical axis.
-    """
-    axis: dict[str, Any] = {"ticksuffix": unit, "rangemode": "tozero" if not curves else "normal", "automargin": True}
-    if percent:
-        axis["tickformat"] = ".0%"
-    elif decimals:
-        axis["tickformat"] = ".5~f"
-    layout: dict[str, Any] = {"yaxis": axis, "showlegend": legend}
-    values = [value for curve in curves for value in curve.finite]
-    if values:
-        low, high = min(values), max(values)
-        margin = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
-        # Shares and lengths cannot be negative: no empty strip below zero.
-        axis["range"] = bottom, top = [
-            low - margin if low < 0 or low > margin else min(0.0, -0.02 * high),
-            high + margin,
-        ]
-        if band is not None and max(band.low, bottom) < min(band.high, top):
-            edges = {"y0": max(band.low, bottom), "y1": min(band.high, top)}
-            layout["shapes"] = [
-                {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, **edges}
-                | {"fillcolor": _BAND_FILL, "line": {"width": 0}, "layer": "below"}
-            ]
-    return {"data": list(traces), "layout": layout}
+        return [line_of(curve, name, dots=True)]
+    return [line_of(curve, name, pale=True), line_of(smoothed(curve), name)]

@@ -1,26 +1,33 @@
-"""What happened in a run, in words: a verdict on each metric that has one, from its band or from its course."""
+"""What became of each metric, in words: a verdict over the whole run, with advice for the side on which it is off."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from statistics import median
+from dataclasses import dataclass, replace
 
-from gspo.observe.report.meanings import MEANINGS, Meaning, Status
+from gspo.observe.report import loss_trends, trends
+from gspo.observe.report.course import Course, Side, Status, Trend, follow, rise
+from gspo.observe.report.findings import Finding
+from gspo.observe.report.meanings import MEANINGS, Meaning
+from gspo.observe.report.numbers import plain
+from gspo.observe.report.ranges import (
+    CLIP_FRACTIONS,
+    band_in_force,
+    clip_is_misfit,
+    clip_words,
+    healthy_words,
+    with_values,
+)
 from gspo.observe.report.run import Curve, Run
-from gspo.observe.sparkline import quantity
 
 __all__ = ["Verdict", "read_run"]
 
-_RECENT_SHARE = 0.25  # a band judges the median of the last quarter
-_FEW_STEPS = 8  # a course is not judged on fewer
-_ACCURACY_STEP = 0.01  # a change of held-out accuracy below this is none
-_FALL_FROM_BEST = 0.05
-_ENTROPY_WATCH, _ENTROPY_PROBLEM = 0.33, 0.1  # of the start
-_SPIKE = 5.0  # times the median
-_LENGTH_GROWTH = 1.5
+_SURE = 2.0  # standard deviations
+# A policy that was moved far stays there; of the others, what is over is over.
+_LASTING = ("actor/ppo_kl", "actor/kl_loss", "actor/skipped_steps", "reward/errors")
+# Told only where something happened.
+_IF_ANY = ("actor/skipped_steps", "reward/errors", "reward/abstained")
 
 
 @dataclass(frozen=True)
@@ -32,134 +39,138 @@ class Verdict:
         status: healthy, watch, problem, or unknown where nothing can be said.
         text: what was seen, in a sentence.
         value: its figure, as text.
+        healthy: where it is healthy in this run, in words.
+        lever: what to change; empty where nothing is to be changed, or what is stands elsewhere.
     """
 
     key: str
     status: Status
     text: str
     value: str
+    healthy: str = ""
+    lever: str = ""
 
     @property
     def meaning(self) -> Meaning:
         return MEANINGS[self.key]
 
 
-def read_run(run: Run) -> list[Verdict]:
-    """A verdict for each metric of MEANINGS that the run has, in their order."""
-    verdicts = []
-    if run.held_out:
-        verdicts.append(_held_out(run))
-    for key, meaning in MEANINGS.items():
-        if key not in run.curves or (key == "group/zero_spread" and not run.compares_groups):
-            continue
-        curve = run.curves[key]
-        if len(curve.finite) < len(curve.values):
-            bad = next(step for step, value in zip(curve.steps, curve.values, strict=True) if not math.isfinite(value))
-            text = f"It was not a finite number, first at step {bad}: the run diverged or a reward was not finite."
-            verdicts.append(Verdict(key, "problem", text, "not finite"))
-        elif key in _COURSES:
-            verdicts.append(_COURSES[key](run, curve))
-        elif meaning.band_for(run.loss) is not None:
-            verdicts.append(_banded(run, key, curve))
-    return verdicts
+def read_run(run: Run, findings: list[Finding]) -> list[Verdict]:
+    """A verdict for each metric of MEANINGS that the run has, in their order.
+
+    After a collapse no metric gives advice of its own: all of them follow from it, and its finding says what to change.
+    """
+    verdicts = [verdict for key in MEANINGS if (verdict := _read(run, key, findings)) is not None]
+    if any(finding.name == "collapse" for finding in findings):
+        verdicts = [replace(verdict, lever="") for verdict in verdicts]
+    return [replace(verdict, healthy=healthy_words(run, verdict.key)) for verdict in verdicts]
 
 
-def _banded(run: Run, key: str, curve: Curve) -> Verdict:
-    band = MEANINGS[key].band_for(run.loss)
-    assert band is not None
-    value = median(curve.values[-math.ceil(_RECENT_SHARE * len(curve.values)) :])
-    shown = quantity(value)
-    clip = key in ("actor/pg_clipfrac", "actor/seq_clipfrac")
-    if clip and run.updates_per_rollout() == 1:
+def _read(run: Run, key: str, findings: list[Finding]) -> Verdict | None:
+    if key == "held-out":
+        return _trend(run, key, trends.held_out(run, findings), findings) if run.held_out else None
+    if key not in run.curves or (key == "group/zero_spread" and not run.compares_groups):
+        return None
+    whole = run.curves[key]
+    if key in _IF_ANY and not any(whole.finite):
+        return None
+    if len(whole.finite) < len(whole.values):
+        bad = next(step for step, value in whole.pairs() if not math.isfinite(value))
+        text = f"It was not a finite number, first at step {bad}: the run diverged or a reward was not finite."
+        return Verdict(key, "problem", text, "not finite", lever=_advice(run, key, "high"))
+    curve = run.clip_curve(key) if key in CLIP_FRACTIONS else run.policy_curve(key)
+    if not curve.values and not key.startswith(("critic/", "train/", "val")):
+        return None
+    if key in _TRENDS:
+        return _trend(run, key, _TRENDS[key](run, findings), findings)
+    if key in CLIP_FRACTIONS:
+        return _clip_fraction(run, key, curve, findings)
+    if key == "actor/ppo_kl":
+        return _kl(run, curve)
+    band = band_in_force(run, key)
+    if band is None:
+        return None
+    # The discriminator and the value critic learn in all stages.
+    return _verdict(run, key, follow(whole if key.startswith("critic/") else curve, band, lasting=key in _LASTING))
+
+
+def _verdict(run: Run, key: str, course: Course) -> Verdict:
+    lever = _advice(run, key, course.side) if course.status in ("watch", "problem") else ""
+    return Verdict(key, course.status, course.text, plain(course.value), lever=lever)
+
+
+def _trend(run: Run, key: str, trend: Trend, findings: list[Finding]) -> Verdict:
+    lever, told = "", {finding.lever for finding in findings}  # those have their values already
+    if trend.status in ("watch", "problem"):
+        own = trend.lever if trend.lever in told else with_values(run, trend.lever)
+        lever = own or _advice(run, key, trend.side)
+    return Verdict(key, trend.status, trend.text, trend.value, lever=lever)
+
+
+def _advice(run: Run, key: str, side: Side | None) -> str:
+    meaning = MEANINGS[key]
+    return with_values(run, {"high": meaning.too_high, "low": meaning.too_low, None: ""}[side])
+
+
+def _clip_fraction(run: Run, key: str, curve: Curve, findings: list[Finding]) -> Verdict | None:
+    if run.loss.clip is None:
+        return None
+    shown = plain(curve.values[-1]) if curve.values else "-"
+    if run.updates_per_rollout() == 1:
         text = "One optimizer step per rollout: the ratio is one and no clip can act. This is by construction."
         return Verdict(key, "unknown", text, shown)
-    status = band.status(value)
-    if status == "healthy":
-        return Verdict(key, status, f"Lately {shown}.", shown)
-    if clip and value < band.low and run.loss.sequence_clip:
-        text = f"Lately {shown}: the clip hardly acts. A sequence ratio needs a clip range near 3e-4, not 0.2."
-        return Verdict(key, status, text, shown)
-    return Verdict(key, status, f"Lately {shown}, outside of {band}.", shown)
+    if not curve.values:
+        return Verdict(key, "unknown", "No step had a gradient, so there was nothing to clip.", "-")
+    band = band_in_force(run, key)
+    if band is None:
+        return None
+    course, misfit = follow(curve, band), clip_is_misfit(run)
+    num_steps = len(run.policy_curve(key).values)
+    if len(curve.values) < num_steps:
+        course = replace(course, text=f"{course.text} {len(curve.values)} of {num_steps} steps had a gradient.")
+    verdict = _verdict(run, key, course)
+    if course.status == "healthy":
+        return verdict
+    if misfit:
+        text = f"{course.text} The range does not fit: {misfit}."
+        keys = "actor_rollout_ref.actor.clip_ratio_low and actor_rollout_ref.actor.clip_ratio_high"
+        return replace(verdict, text=text, lever=with_values(run, keys))
+    if course.side == "low":
+        text = f"{course.text} Updates seldom reach the range of {clip_words(run)}."
+        if run.has("critic/score/mean") and rise(run.policy_curve("critic/score/mean")) > _SURE:
+            return replace(verdict, status="healthy", text=f"{text} The reward rises all the same.", lever="")
+        still = [finding.lever for finding in findings if finding.name == "still"]
+        return replace(verdict, text=text, lever=still[0] if still else verdict.lever)
+    return verdict
 
 
-def _held_out(run: Run) -> Verdict:
-    """Judges the source that did worst, and tells all of them."""
-    parts: list[tuple[Status, str]] = []
-    values = []
-    for source, curve in run.held_out.items():
-        first, last, best = curve.finite[0], curve.finite[-1], max(curve.finite)
-        values.append(f"{100 * last:.1f} %")
-        if len(curve.finite) < 2:
-            parts.append(("unknown", f"{source}: {100 * last:.1f} %, measured once."))
-            continue
-        course = f"from {100 * first:.1f} % to {100 * last:.1f} %"
-        if last < first - _ACCURACY_STEP:
-            parts.append(("problem", f"{source}: fell {course}."))
-        elif last < best - _FALL_FROM_BEST:
-            peak = curve.steps[curve.values.index(best)]
-            parts.append(("watch", f"{source}: went {course}, below its best of {100 * best:.1f} % at step {peak}."))
-        elif last <= first + _ACCURACY_STEP:
-            parts.append(("watch", f"{source}: hardly moved, {course}."))
-        else:
-            parts.append(("healthy", f"{source}: rose {course}."))
-    order: list[Status] = ["problem", "watch", "healthy", "unknown"]
-    worst = min((status for status, _ in parts), key=order.index)
-    return Verdict("held-out", worst, " ".join(text for _, text in parts), ", ".join(values))
+def _kl(run: Run, curve: Curve) -> Verdict | None:
+    """A step without a gradient may move the policy too, by momentum, so all steps count where one went far."""
+    band = band_in_force(run, "actor/ppo_kl")
+    if band is None:
+        return None
+    whole = follow(curve, band, lasting=True)
+    if whole.status == "problem":
+        return _verdict(run, "actor/ppo_kl", whole)
+    moving = run.moving_curve("actor/ppo_kl")
+    if not moving.values:
+        return Verdict("actor/ppo_kl", "unknown", "No step had a gradient.", "-")
+    if run.updates_per_rollout() == 1 and whole.status == "healthy":
+        text = "One optimizer step per rollout: it is measured before that step, so it is near 0 by construction."
+        return Verdict("actor/ppo_kl", "unknown", text, plain(curve.values[-1]))
+    return _verdict(run, "actor/ppo_kl", follow(moving, band, lasting=True))
 
 
-def _reward(run: Run, curve: Curve) -> Verdict:
-    start, end = curve.ends()
-    course = f"from {quantity(start)} to {quantity(end)}"
-    if run.has("critic/d_acc"):
-        text = f"Went {course}. A discriminator's score moves with its updates: it is no measure of progress."
-        return Verdict("critic/score/mean", "unknown", text, quantity(end))
-    if len(curve.values) < _FEW_STEPS:
-        return Verdict("critic/score/mean", "unknown", f"Went {course}; too few steps to judge.", quantity(end))
-    # The noise of the two means, from what differs between neighbouring steps.
-    jumps = [later - earlier for earlier, later in pairwise(curve.values)]
-    part = max(1, round(0.1 * len(curve.values)))
-    noise = math.sqrt(sum(jump * jump for jump in jumps) / len(jumps) / part)
-    if end < start - 2 * noise:
-        return Verdict("critic/score/mean", "problem", f"Fell {course}.", quantity(end))
-    if end <= start + noise:
-        return Verdict("critic/score/mean", "watch", f"Went {course}: no rise above the noise.", quantity(end))
-    return Verdict("critic/score/mean", "healthy", f"Rose {course}.", quantity(end))
-
-
-def _length(run: Run, curve: Curve) -> Verdict:
-    start, end = curve.ends()
-    text = f"Went from {quantity(start)} to {quantity(end)} tokens."
-    grown = len(curve.values) >= _FEW_STEPS and end > _LENGTH_GROWTH * start
-    gains = [accuracy.finite[-1] - accuracy.finite[0] for accuracy in run.held_out.values()]
-    if grown and gains and max(gains) <= _ACCURACY_STEP:
-        text = f"{text[:-1]}, and held-out accuracy did not rise with it."
-        return Verdict("response_length/mean", "watch", text, quantity(end))
-    return Verdict("response_length/mean", "healthy", text, quantity(end))
-
-
-def _entropy(_: Run, curve: Curve) -> Verdict:
-    start, end = curve.ends()
-    text, share = f"Went from {quantity(start)} to {quantity(end)} nats.", end / start if start > 0 else 1.0
-    status: Status = "problem" if share < _ENTROPY_PROBLEM else "watch" if share < _ENTROPY_WATCH else "healthy"
-    return Verdict("actor/entropy", status, text, quantity(end))
-
-
-def _grad_norm(_: Run, curve: Curve) -> Verdict:
-    middle, largest = median(curve.values), max(curve.values)
-    zeros = sum(value == 0 for value in curve.values)
-    if zeros:
-        text = f"Exactly zero at {zeros} of {len(curve.values)} steps: no group of those batches had a signal."
-        return Verdict("actor/grad_norm", "watch", text, quantity(middle))
-    if largest > _SPIKE * middle:
-        step = curve.steps[curve.values.index(largest)]
-        text = f"Median {quantity(middle)}, with a spike of {quantity(largest)} at step {step}."
-        return Verdict("actor/grad_norm", "watch", text, quantity(middle))
-    return Verdict("actor/grad_norm", "healthy", f"Median {quantity(middle)}, no spikes.", quantity(middle))
-
-
-_COURSES: dict[str, Callable[[Run, Curve], Verdict]] = {
-    "critic/score/mean": _reward,
-    "response_length/mean": _length,
-    "actor/entropy": _entropy,
-    "actor/grad_norm": _grad_norm,
+_TRENDS: dict[str, Callable[[Run, list[Finding]], Trend]] = {
+    "critic/score/mean": trends.reward,
+    "train/loss": loss_trends.training_loss,
+    "val/loss": loss_trends.held_out_loss,
+    "group/zero_spread": trends.signal,
+    "response_length/mean": trends.length,
+    "actor/entropy": trends.entropy,
+    "actor/grad_norm": trends.grad_norm,
+    "critic/d_loss": loss_trends.discriminator_loss,
+    "critic/margin": loss_trends.teacher_gap,
+    "critic/length_acc": loss_trends.told_by_length,
+    "val-aux/gad/rouge_l": loss_trends.overlap,
 }

@@ -1,32 +1,22 @@
-"""A run folder as the report reads it: curves by metric, samples, config."""
+"""A run as the report sees it: curves by metric, samples, config, and what follows from what was set."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
+from gspo.methods import ADVANTAGES, DEFAULT_ADVANTAGE, DEFAULT_LOSS, Advantage, PolicyLoss, loss_named
 
-from gspo.methods import (
-    ADVANTAGES,
-    DEFAULT_ADVANTAGE,
-    DEFAULT_LOSS,
-    Advantage,
-    PolicyLoss,
-    loss_named,
-    read_row,
-)
-from gspo.observe.jsonl import read_jsonl
-
-__all__ = ["Curve", "Run", "read_curves"]
+__all__ = ["Curve", "Run", "Stage", "mean"]
 
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/acc/(?P<figure>mean@\d+)")
+_ADVERSARIAL = "adversarial"
+_STAGES = {0: "warmup", 1: "discriminator alone", 2: _ADVERSARIAL}  # of training/gad_stage
 _END_SHARE = 0.1  # the first and the last tenth of a noisy curve stand for its start and its end
 
 
@@ -36,6 +26,15 @@ class Curve:
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
+
+    def pairs(self) -> Iterator[tuple[int, float]]:
+        """(step, value), in order."""
+        return zip(self.steps, self.values, strict=True)
+
+    def where(self, kept: Callable[[int], bool]) -> Curve:
+        """The curve at the steps that a condition keeps."""
+        pairs = [(step, value) for step, value in self.pairs() if kept(step)]
+        return Curve(tuple(step for step, _ in pairs), tuple(value for _, value in pairs))
 
     @property
     def finite(self) -> list[float]:
@@ -49,14 +48,30 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Steps of a GAD run that did the same, the first and the last one included."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a run folder holds."""
+    """What a run folder holds.
+
+    Attributes:
+        damage: what of its files could not be read, in words.
+        own_loss: what the run kept of a policy loss of the user's own.
+        own_advantage: likewise of an advantage.
+    """
 
     folder: Path
     curves: dict[str, Curve]
     samples: list[dict[str, Any]]
     config_text: str
     config: dict[str, Any]
+    damage: tuple[str, ...] = ()
     own_loss: PolicyLoss | None = None
     own_advantage: Advantage | None = None
 
@@ -105,6 +120,62 @@ class Run:
         advantage = self.own_advantage or ADVANTAGES.get(name)
         return not alone and (advantage is None or advantage.compares_groups)
 
+    @property
+    def clip_range(self) -> tuple[float, float] | None:
+        """(low, high) of the ratio's clip, as it was set; the loss's own where the folder has no config."""
+        if self.loss.clip is None:
+            return None
+        actor = "actor_rollout_ref.actor"
+        both = self.setting(f"{actor}.clip_ratio")
+        low, high = (self.setting(f"{actor}.clip_ratio_{side}", both) for side in ("low", "high"))
+        numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+        return (float(low), float(high)) if numbers else self.loss.clip
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether a discriminator gave the reward, or a part of it (GAD)."""
+        return self.has("critic/d_acc")
+
+    @property
+    def stages(self) -> list[Stage]:
+        """GAD's stages in the order in which they came; none in another run."""
+        if not self.has("training/gad_stage"):
+            return []
+        curve = self.curves["training/gad_stage"]
+        found = groupby(zip(curve.steps, curve.values, strict=True), key=lambda pair: pair[1])
+        parts = [(number, [step for step, _ in pairs]) for number, pairs in found if math.isfinite(number)]
+        return [Stage(_STAGES.get(int(number), "unknown"), steps[0], steps[-1]) for number, steps in parts]
+
+    def policy_curve(self, name: str) -> Curve:
+        """A metric at the steps that trained the policy by reinforcement: of a GAD run, those of its last stage."""
+        curve = self.curves[name]
+        stages = [stage for stage in self.stages if stage.name == _ADVERSARIAL]
+        if not self.stages:
+            return curve
+        return curve.where(lambda step: any(stage.first <= step <= stage.last for stage in stages))
+
+    def moving_curve(self, name: str) -> Curve:
+        """The same at the steps whose gradient was not zero: the others tell nothing of an update."""
+        curve = self.policy_curve(name)
+        if "actor/grad_norm" not in self.curves:
+            return curve
+        still = {step for step, norm in self.curves["actor/grad_norm"].pairs() if norm == 0}
+        return curve.where(lambda step: step not in still)
+
+    def clip_curve(self, name: str) -> Curve:
+        """A clip fraction of the groups that have a signal: those without one are never clipped, and would dilute it.
+
+        Groups are taken to be of one size, as the metrics do not tell their tokens.
+        """
+        curve = self.moving_curve(name)
+        if not self.compares_groups or not self.loss.zero_advantage_never_clips or not self.has("group/zero_spread"):
+            return curve
+        flat = dict(self.curves["group/zero_spread"].pairs())
+        values = [
+            min(1.0, value / (1 - flat[step])) if flat.get(step, 0.0) < 1 else value for step, value in curve.pairs()
+        ]
+        return Curve(curve.steps, tuple(values))
+
     def updates_per_rollout(self) -> int | None:
         """Optimizer steps on each batch of rollouts; None where the config does not tell."""
         prompts = self.setting("data.train_batch_size")
@@ -115,46 +186,5 @@ class Run:
 
 
 def mean(values: Sequence[float]) -> float:
+    """The mean of values, at least one."""
     return sum(values) / len(values)
-
-
-def read_curves(folder: Path) -> Run:
-    """Reads a run folder.
-
-    Raises:
-        ValueError: the folder has no `metrics.jsonl`, or one of its files cannot be read.
-    """
-    metrics_file = folder / "metrics.jsonl"
-    if not metrics_file.exists():
-        raise ValueError(f"{folder} has no metrics.jsonl; give the folder of a run (trainer.default_local_dir)")
-    points: dict[str, dict[int, float]] = {}
-    for record in read_jsonl(metrics_file):
-        for name, value in record.items():
-            if name != "step":
-                points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
-    curves = {name: Curve(tuple(values), tuple(values.values())) for name, values in points.items()}
-    config_file = folder / "config.yaml"
-    text = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
-    try:
-        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config_file} is not YAML; restore it or remove it: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{config_file} is not a mapping of keys; it should be the resolved config of the run")
-    samples, settings = read_jsonl(folder / "samples.jsonl"), {str(key): config[key] for key in config}
-    return Run(folder, curves, samples, text, settings, **_own_methods(folder / "methods.json"))
-
-
-def _own_methods(file: Path) -> dict[str, Any]:
-    """What the user's own loss and advantage declare, as `Run` names them; nothing without such a file."""
-    if not file.exists():
-        return {}
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        loss, advantage = kept.get("policy_loss"), kept.get("advantage")
-        return {
-            "own_loss": None if loss is None else read_row(PolicyLoss, loss),
-            "own_advantage": None if advantage is None else read_row(Advantage, advantage),
-        }
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} does not hold what a run writes there; restore it or remove it: {error}") from error

@@ -1,0 +1,92 @@
+"""Reads a run folder: finished, under way, interrupted or damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gspo.methods import Advantage, PolicyLoss, read_row
+from gspo.observe.jsonl import readable_jsonl
+from gspo.observe.report.run import Curve, Run
+
+__all__ = ["no_run_in", "read_curves"]
+
+_METRICS = "metrics.jsonl"
+_MOST_NAMED = 5
+
+
+def read_curves(folder: Path) -> Run:
+    """Reads a run folder, finished or not. Lines that cannot be read are left out, and `damage` says so.
+
+    Raises:
+        ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.
+    """
+    metrics_file = folder / _METRICS
+    if not metrics_file.is_file():
+        raise ValueError(no_run_in(folder))
+    records, faults = readable_jsonl(metrics_file)
+    points: dict[str, dict[int, float]] = {}
+    for record in sorted(records, key=lambda record: record["step"]):
+        for name, value in record.items():
+            if name != "step" and (value is None or isinstance(value, (int, float))):
+                points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
+    curves = {name: Curve(tuple(values), tuple(values.values())) for name, values in points.items()}
+    samples, sample_faults = readable_jsonl(folder / "samples.jsonl")
+    text, config = _read_config(folder / "config.yaml")
+    damage = tuple(_damage(found) for found in (faults, sample_faults) if found)
+    return Run(folder, curves, samples, text, config, damage, **_own_methods(folder / "methods.json"))
+
+
+def _damage(faults: Sequence[str]) -> str:
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return f"{faults[0]}{more}: left out"
+
+
+def _read_config(file: Path) -> tuple[str, dict[str, Any]]:
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if text.strip() else {}
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{file} is not YAML; restore it or remove it: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not a mapping of keys; it should be the resolved config of the run")
+    return text, {str(key): config[key] for key in config}
+
+
+def _own_methods(file: Path) -> dict[str, Any]:
+    """What the user's own loss and advantage declare, as `Run` names them; nothing without such a file."""
+    if not file.exists():
+        return {}
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        loss, advantage = kept.get("policy_loss"), kept.get("advantage")
+        return {
+            "own_loss": None if loss is None else read_row(PolicyLoss, loss),
+            "own_advantage": None if advantage is None else read_row(Advantage, advantage),
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} does not hold what a run writes there; restore it or remove it: {error}") from error
+
+
+def no_run_in(folder: Path) -> str:
+    """What to give in place of a folder that holds no run."""
+    wanted = "give the folder of a run (trainer.default_local_dir)"
+    if not folder.is_dir():
+        named = (
+            f": give its folder, {folder.parent}" if folder.is_file() and (folder.parent / _METRICS).exists() else ""
+        )
+        return f"{folder} is no folder{named or f'; {wanted}'}"
+    inside = sorted(str(path.parent) for depth in (1, 2, 3) for path in folder.glob("*/" * depth + _METRICS))
+    if inside:
+        more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""
+        return f"{folder} has no metrics.jsonl; the runs in it are {', '.join(inside[:_MOST_NAMED])}{more}: give one"
+    if (folder / "config.yaml").exists():
+        return f"{folder} has no metrics.jsonl: its run has not logged a step yet"
+    return f"{folder} has no metrics.jsonl; {wanted}"
