@@ -5,9 +5,11 @@ from gspo.observe.loggers import JsonlLogger, Logger, TensorboardLogger, Tracker
 from gspo.observe.metrics import PhaseClock, batch_metrics, throughput_metrics
 from gspo.observe.report import build_report
 from gspo.observe.samples import SampleWriter
+from gspo.observe.watch import Facts, Watch
 
 __all__ = [
     "ConsoleLogger",
+    "Facts",
     "JsonlLogger",
     "Logger",
     "PhaseClock",
@@ -15,6 +17,7 @@ __all__ = [
     "TensorboardLogger",
     "Tracker",
     "WandbLogger",
+    "Watch",
     "batch_metrics",
     "build_report",
     "make_tracker",

@@ -17,6 +17,7 @@ from gspo.config.schema import RolloutConfig, TrainerConfig
 from gspo.groups import Group
 from gspo.methods import ADVANTAGES
 from gspo.models import Ends, Policy, Scorer
+from gspo.observe import Facts, Watch
 from gspo.rewards import RewardManager
 from gspo.rewards.combine import SteadyNames
 from gspo.rollout import EngineContext, LocalEngine, RolloutEngine, SamplingParams, make_engine
@@ -131,6 +132,7 @@ class Assembly:
             take_step=lambda step: train_step(run, step),
             validate=self._validation(),
             say_once=frame.say_once,
+            watch=Watch(Facts.of(self._config)),
             only_validates=self._config.trainer.val_only,
             callbacks=self._given.callbacks,
             engine=self.engine,

@@ -36,14 +36,19 @@ def train_step(run: TrainRun, step: int) -> Taken:
 def train_run(run: Run) -> None:
     """The loop over a run that is set up, whatever its kind.
 
-    Ctrl-C, SIGTERM and a closed terminal end it after the step, with a checkpoint.
+    Ctrl-C, SIGTERM and a closed terminal end it after the step, with a checkpoint. However it ends, its last line says
+    what was wrong with it, where something was.
 
     Raises:
         Stopped: a KeyboardInterrupt: it was ended in this way.
         ValueError: every optimizer step was left out, as no gradient was finite.
     """
     with interruptible(run):
-        _all_steps(run)
+        try:
+            _all_steps(run)
+        finally:
+            if line := run.watch.summary():
+                run.console.notice(line)
 
 
 def _all_steps(run: Run) -> None:
@@ -91,14 +96,10 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
     timing = run.clock.pop()
     metrics |= timing | throughput_metrics(count(run.world, taken.num_tokens), timing["timing_s/step"], run.world.size)
     metrics |= {"training/global_step": float(step), "training/epoch": float(run.sampler.epoch)}
-    if any(metrics.get(f"{name}/skipped_steps") for name in ("actor", "critic")):
-        run.say_once(
-            f"a gradient was NaN or infinite in step {step}: its optimizer step was left out (further ones are counted "
-            "in actor/skipped_steps and critic/skipped_steps)",
-            "skipped",
-        )
     run.samples.write(taken.groups[:1], step, "train")
     run.tracker.log(metrics, step)
+    for line in run.watch.see(step, metrics):
+        run.console.notice(line)
     ends = _ended(run, step, metrics, taken.groups)
     if last or ends or (trainer.save_freq > 0 and step % trainer.save_freq == 0):
         run.save()

@@ -29,6 +29,7 @@ __all__ = ["Frame", "Given", "Ground", "choose_device", "framed", "keep_models",
 
 # Training responses kept in samples.jsonl for each step.
 _TRAIN_SAMPLES = 4
+_SHOWN_TEXT = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Ground:
         sampler: the order of the first.
         longest: tokens of the longest prompt and response together.
         origin: the day and the data of the run, for its checkpoints.
+        text_column: the column of the texts that the run learns from, where it learns from texts.
     """
 
     device: str
@@ -87,13 +89,25 @@ class Ground:
     sampler: PromptSampler
     longest: int
     origin: Origin
+    text_column: str = ""
 
     @property
     def notices(self) -> list[str]:
-        """What the held-out prompts have to say; the run's header says it of the others."""
+        """What the held-out prompts have to say, where the run's header says it of the others; and of equal texts."""
         num_spelled = self.val_data.num_spelled if self.val_data is not None else 0
         said = f"validation: {num_spelled} prompts are JSON text, read as the messages that it spells"
-        return [said] if num_spelled else []
+        return [*([said] if num_spelled else []), *self._about_equal_texts()]
+
+    def _about_equal_texts(self) -> Iterator[str]:
+        texts = {prompt.teacher_response for prompt in self.train_data.prompts}
+        if self.text_column and len(self.train_data) > 1 and len(texts) == 1:
+            shown = str(texts.pop())
+            short = shown if len(shown) <= _SHOWN_TEXT else f"{shown[:_SHOWN_TEXT]}..."
+            yield (
+                f"all {len(self.train_data)} rows of data.train_files have the same text in {self.text_column} "
+                f"({short!r}): there is nothing to learn but that text. Look whether the column was filled as it was "
+                "meant to be, or name another one"
+            )
 
 
 def choose_device(trainer: TrainerConfig) -> str:
@@ -161,7 +175,8 @@ def read_ground(
     assert data.seed is not None  # resolved
     sampler = PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
     origin = Origin(day, train, val, device, found)
-    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val), origin)
+    column = str(getattr(data, text_key)) if train_teacher else ""
+    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val), origin, column)
 
 
 def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:

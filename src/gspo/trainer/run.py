@@ -24,7 +24,8 @@ from gspo.checkpoint import (
 from gspo.config import Config, ConfigError
 from gspo.data import PromptDataset, PromptSampler
 from gspo.groups import Group
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker, Watch
+from gspo.observe.jsonl import read_jsonl
 from gspo.rollout import RolloutEngine
 from gspo.trainer.critics import Critic, Schedule, Stats
 from gspo.trainer.preparation import Reference
@@ -118,6 +119,7 @@ class Run:
         take_step: trains one step.
         validate: measures the policy after a step on held-out prompts; empty without any.
         say_once: prints a notice (text, subject), the first time that it is about this subject.
+        watch: says what is wrong with the run, as far as its metrics show.
         only_validates: whether it ends after the first validation.
         step: the last finished step; 0 at the start.
         stop_asked: whether the run is to end after this step.
@@ -143,6 +145,7 @@ class Run:
     take_step: Callable[[int], Taken]
     validate: Callable[[int], dict[str, float]]
     say_once: Callable[[str, str], None]
+    watch: Watch
     only_validates: bool = False
     callbacks: Sequence[Callback] = ()
     step: int = 0
@@ -158,6 +161,7 @@ class Run:
         """
         if checkpoint is not None:
             self.restore(checkpoint)
+            self.watch.replay(read_jsonl(self.folder / "metrics.jsonl"), self.step)
             self.console.notice(f"resumed from {checkpoint.path} after step {self.step} of {self.total_steps}")
         only_looks = self.only_validates and checkpoint is not None
         if only_looks or not is_main(self.world):

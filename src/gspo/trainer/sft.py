@@ -15,6 +15,7 @@ from gspo.config import Config, require_keys, supervised_notices
 from gspo.data.sampler import shard
 from gspo.groups import Group, GroupBatch, Prompt
 from gspo.models import Ends, load_actor_tokenizer, load_policy
+from gspo.observe import Facts, Watch
 from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
 from gspo.trainer.folder import find_checkpoint
@@ -146,6 +147,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             take_step=work.take_step,
             validate=work.validate,
             say_once=frame.say_once,
+            watch=Watch(Facts.of(config)),
             callbacks=given.callbacks,
         )
         run.begin(frame.found)
