@@ -133,6 +133,7 @@ class Assembly:
             validate=self._validation(),
             say_once=frame.say_once,
             watch=Watch(Facts.of(self._config)),
+            opens=lambda step: self._stages.opening(step, self._total_steps, self._kind.distils),
             only_validates=self._config.trainer.val_only,
             callbacks=self._given.callbacks,
             engine=self.engine,

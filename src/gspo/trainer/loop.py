@@ -55,7 +55,7 @@ def _all_steps(run: Run) -> None:
     trainer = run.config.trainer
     if run.only_validates or (trainer.val_before_train and run.step == 0):
         if metrics := run.validate(run.step):
-            run.tracker.log(metrics, run.step)
+            run.tracker.log(metrics | run.clock.pop(), run.step)
         if run.only_validates:
             return
     if run.step >= run.total_steps:
@@ -76,6 +76,8 @@ def _all_steps(run: Run) -> None:
 def next_step(run: Run) -> tuple[dict[str, float], bool]:
     """The next step of a run, finished: its metrics, and whether a callback or a signal has ended the run."""
     step = run.step + 1
+    if line := run.opens(step):
+        run.console.notice(line)
     with run.clock("step"):
         taken = run.take_step(step)
     return _finish_step(run, step, taken)
@@ -98,6 +100,7 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
     metrics |= {"training/global_step": float(step), "training/epoch": float(run.sampler.epoch)}
     run.samples.write(taken.groups[:1], step, "train")
     run.tracker.log(metrics, step)
+    run.console.passed(metrics, step)
     for line in run.watch.see(step, metrics):
         run.console.notice(line)
     ends = _ended(run, step, metrics, taken.groups)
@@ -121,6 +124,7 @@ def finish_run(run: Run) -> None:
     trainer = run.config.trainer
     save, dtype = trainer.save_hf, trainer.save_hf_dtype
     if save:
-        run.actor.export(run.tokenizer, run.folder / "huggingface", dtype)
-    with writing(run.folder / "report.html"):
+        with run.clock("export"):
+            run.actor.export(run.tokenizer, run.folder / "huggingface", dtype)
+    with run.clock("report"), writing(run.folder / "report.html"):
         build_report(run.folder)

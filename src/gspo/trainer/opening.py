@@ -17,7 +17,7 @@ from gspo.checkpoint import Checkpoint, export_hf
 from gspo.config import Config, ConfigError
 from gspo.config.schema import DataConfig, TrainerConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.observe import ConsoleLogger, Heartbeat, PhaseClock, SampleWriter, Tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import RolloutEngine
 from gspo.trainer.folder import check_figures, clear_unfinished, folder_of, hold, open_tracker, run_folder
@@ -25,7 +25,18 @@ from gspo.trainer.origin import Day, Origin, as_named_before
 from gspo.trainer.run import Callback
 from gspo.world import Alone, World, is_main
 
-__all__ = ["Frame", "Given", "Ground", "choose_device", "framed", "keep_models", "longest_sequence", "read_ground"]
+__all__ = [
+    "Frame",
+    "Given",
+    "Ground",
+    "choose_device",
+    "framed",
+    "keep_models",
+    "longest_sequence",
+    "read_ground",
+    "setting_up",
+    "steps_line",
+]
 
 # Training responses kept in samples.jsonl for each step.
 _TRAIN_SAMPLES = 4
@@ -179,6 +190,23 @@ def read_ground(
     return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val), origin, column)
 
 
+@contextmanager
+def setting_up(world: World) -> Iterator[Heartbeat]:
+    """Says now and then what a run is doing before its own view is there: reading the data, loading the model."""
+    if not is_main(world):
+        yield Heartbeat(lambda _: None)
+        return
+    with Heartbeat(lambda line: print(line, flush=True)) as heart:
+        yield heart
+
+
+def steps_line(total_steps: int, sampler: PromptSampler) -> str:
+    """How long a run is, for its header."""
+    epoch = sampler.batches_per_epoch
+    passes = f", {total_steps / epoch:.3g} epochs" if total_steps != epoch else ""
+    return f"{total_steps}{passes} (an epoch has {epoch})"
+
+
 def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
     """Tokens of the longest prompt that these datasets hold, as far as it is kept, and the longest response with it."""
     longest = max(dataset.longest for dataset in datasets if dataset is not None)
@@ -300,7 +328,8 @@ def framed(
         clear_unfinished(folder)
         if found is not None:
             check_figures(folder)
-        console = ConsoleLogger(total_steps, {**header, "run folder": str(folder)})
+        lines_above = {**header, "run folder": str(folder)}
+        console = ConsoleLogger(total_steps, lines_above, test_freq=config.trainer.test_freq)
         with open_tracker(config, folder, step, console, only_validates) as tracker, console:
             for line in [*lines, *notices]:
                 console.notice(line)
@@ -326,5 +355,7 @@ def _frame(
             said.add(subject)
             console.notice(text)
 
-    clock = PhaseClock(torch.cuda.synchronize if device == "cuda" else lambda: None, console.phase)
+    clock = PhaseClock(
+        torch.cuda.synchronize if device == "cuda" else lambda: None, console.phase, on_count=console.count
+    )
     return Frame(folder, found, console, tracker, samples, clock, say_once)

@@ -120,6 +120,7 @@ class Run:
         validate: measures the policy after a step on held-out prompts; empty without any.
         say_once: prints a notice (text, subject), the first time that it is about this subject.
         watch: says what is wrong with the run, as far as its metrics show.
+        opens: what is to be said before a step, where another part of the run begins with it; else empty.
         only_validates: whether it ends after the first validation.
         step: the last finished step; 0 at the start.
         stop_asked: whether the run is to end after this step.
@@ -146,6 +147,7 @@ class Run:
     validate: Callable[[int], dict[str, float]]
     say_once: Callable[[str, str], None]
     watch: Watch
+    opens: Callable[[int], str] = lambda step: ""  # noqa: ARG005
     only_validates: bool = False
     callbacks: Sequence[Callback] = ()
     step: int = 0
@@ -193,7 +195,8 @@ class Run:
             state |= part.state(self.step)
         keep = self.config.trainer.max_actor_ckpt_to_keep
         if is_main(self.world):
-            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
+            with self.clock("save_checkpoint"):
+                return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
         return self.folder / "checkpoints" / f"global_step_{self.step}"
 
     def is_due(self) -> bool:

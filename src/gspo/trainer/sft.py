@@ -20,7 +20,7 @@ from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
 from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.loop import train_run
-from gspo.trainer.opening import Frame, Given, Ground, framed, keep_models, read_ground
+from gspo.trainer.opening import Frame, Given, Ground, framed, keep_models, read_ground, setting_up, steps_line
 from gspo.trainer.run import JsonState, RandomState, Run, Taken
 from gspo.trainer.supervised import answer_response, cross_entropy
 from gspo.trainer.trained import Actor
@@ -104,6 +104,8 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
     require_keys(config, *(key for key, value in missing.items() if value is None))
     section, trainer, optim = config.policy_model, config.trainer, config.actor.optim
     with ExitStack() as stack:
+        heart = stack.enter_context(setting_up(given.world))
+        heart.phase("data")
         tokenizer = given.tokenizer or load_actor_tokenizer(section)
         found, lines = find_checkpoint(trainer, "sft")
         ground = read_ground(
@@ -113,11 +115,14 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
         config = keep_models(config, given, found, lines.append)
         section = config.policy_model
         seed_generators(trainer.seed)
+        heart.phase("load")
         policy = load_policy(section, tokenizer, ground.device, ground.longest, model=given.model)
+        heart.close()
         header = {
             "model": f"{section.path} ({type(policy.model).__name__}, {policy.model.num_parameters() / 1e6:.1f}M)",
             "algorithm": f"supervised fine-tuning on {config.data.answer_key}, lr {optim.lr:g}",
             "data": ground.train_data.summary(),
+            "steps": steps_line(total_steps, ground.sampler),
         }
         notices = [*lines, *ground.origin.notices, *policy.notices, *supervised_notices(config), *ground.notices]
         frame = stack.enter_context(framed(config, found, given.world, ground.device, total_steps, header, notices))
