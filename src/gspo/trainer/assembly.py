@@ -292,7 +292,7 @@ class Assembly:
 
     def _schedule(self) -> Schedule:
         """The phases: GAD's warmup, the critic alone, and what the run is for."""
-        config, stages = self._config, self._stages
+        config, stages, frame = self._config, self._stages, self._frame
         collector, policy = self._collector(), self._models.policy
         update = PolicyUpdate(
             self.actor,
@@ -313,7 +313,7 @@ class Assembly:
                 config.algorithm.filter_groups,
                 config.data.train_batch_size,
                 self._ground.sampler.batches_per_epoch,
-                self._frame.console.notice,
+                lambda text: frame.say_once(text, "filter_groups"),
                 self._world,
             )
             last = replace(plain, collect=filtering.collect)

@@ -77,6 +77,17 @@ class Given:
         if self.model is not None and self.tokenizer is None:
             raise ConfigError("model is an object, and there is no tokenizer: give tokenizer=, its tokenizer")
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the configuration in whose place objects are given."""
+        objects = {
+            "actor_rollout_ref.model.path": self.model,
+            "actor_rollout_ref.model.tokenizer_path": self.tokenizer,
+            "critic.model.path": self.critic_model,
+            "data.train_files": self.train_data,
+        }
+        return tuple(key for key, value in objects.items() if value is not None)
+
 
 @dataclass(frozen=True)
 class Ground:

@@ -18,6 +18,7 @@ from gspo.rollout import check_engine, require_engine
 from gspo.trainer.assembly import Assembly, Kind, Models
 from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.gad.schedule import Stages
+from gspo.trainer.naming import in_own_folder
 from gspo.trainer.opening import Given, Ground, framed, keep_models, read_ground, setting_up, steps_line
 from gspo.trainer.run import TrainRun
 
@@ -45,12 +46,15 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         require_engine(config.rollout.name)
     else:
         check_engine(given.engine)
+    named: list[str] = []
+    config = in_own_folder(config, given.keys, named.append)
     trainer, data, kind = config.trainer, config.data, Kind.of(config)
     with ExitStack() as stack:
         heart = stack.enter_context(setting_up(given.world))
         heart.phase("data")
         tokenizer = given.tokenizer or load_actor_tokenizer(config.policy_model)
-        found, lines = find_checkpoint(trainer, "train")
+        found, warnings = find_checkpoint(trainer, "train")
+        lines = [*named, *warnings]
         ground = read_ground(config, given, tokenizer, found, train_teacher=kind.distils)
         rewards = given.reward_manager or stack.enter_context(
             RewardManager(

@@ -20,6 +20,7 @@ from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
 from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.loop import train_run
+from gspo.trainer.naming import in_own_folder
 from gspo.trainer.opening import Frame, Given, Ground, framed, keep_models, read_ground, setting_up, steps_line
 from gspo.trainer.run import JsonState, RandomState, Run, Taken
 from gspo.trainer.supervised import answer_response, cross_entropy
@@ -102,12 +103,15 @@ class _Supervised:
 def _opened(config: Config, given: Given) -> Iterator[Run]:
     missing = {"actor_rollout_ref.model.path": given.model, "data.train_files": given.train_data}
     require_keys(config, *(key for key, value in missing.items() if value is None))
+    named: list[str] = []
+    config = in_own_folder(config, given.keys, named.append)
     section, trainer, optim = config.policy_model, config.trainer, config.actor.optim
     with ExitStack() as stack:
         heart = stack.enter_context(setting_up(given.world))
         heart.phase("data")
         tokenizer = given.tokenizer or load_actor_tokenizer(section)
-        found, lines = find_checkpoint(trainer, "sft")
+        found, warnings = find_checkpoint(trainer, "sft")
+        lines = [*named, *warnings]
         ground = read_ground(
             config, given, tokenizer, found, train_teacher=True, val_teacher=True, text_key="answer_key"
         )
