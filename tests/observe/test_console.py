@@ -2,12 +2,19 @@
 
 import io
 import math
+import re
+import threading
+from queue import Queue
 
 import pytest
+from messages import names
 from rich.console import Console
 
+from gspo.observe import heartbeat
 from gspo.observe.console import ConsoleLogger
+from gspo.observe.heartbeat import Heartbeat
 from gspo.observe.sparkline import duration, quantity, sparkline
+from gspo.observe.timeleft import TimeLeft
 
 METRICS = {
     "critic/score/mean": 0.5,
@@ -76,6 +83,119 @@ def test_live_view_shows_progress_time_and_curves() -> None:
     assert ["KL", "to", "old", "policy", "1.2e-04", "▁▁"] in rows
     assert "• saved [1]" in shown
     assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_what_is_outside_of_a_step_has_seconds_of_its_own_and_shares_are_of_the_step() -> None:
+    """Validation took ten times as long as the step."""
+    out, console = terminal()
+    with ConsoleLogger(4, {}, console) as view:
+        view.log({**METRICS, "timing_s/testing": 39.0, "timing_s/save_checkpoint": 2.0}, 1)
+    last = out.getvalue()[out.getvalue().rindex("╭─ training") :]
+    assert "testing 39s; save_checkpoint 2.0s" in last
+    shares = [int(share) for share in re.findall(r"(\d+) %", last.partition("tokens/s")[2])]
+    assert shares == [75, 20, 5]
+    out, console = plain()
+    with ConsoleLogger(4, {}, console) as view:
+        view.log({**METRICS, "timing_s/testing": 39.0}, 1)
+    assert "testing 39s" in out.getvalue()
+
+
+@pytest.mark.parametrize("phases", [3, 7])
+def test_shares_of_any_step_sum_to_a_hundred(phases: int) -> None:
+    out, console = terminal()
+    with ConsoleLogger(4, {}, console) as view:
+        view.log({"timing_s/step": 1.0, **{f"timing_s/p{number}": 1 / phases for number in range(phases)}}, 1)
+    last = out.getvalue()[out.getvalue().rindex("╭─ training") :]
+    assert sum(int(share) for share in re.findall(r"  \w+ (\d+) %", last.partition("a step")[2])) == 100
+
+
+def test_a_discriminator_is_shown() -> None:
+    out, console = plain()
+    with ConsoleLogger(9, {}, console) as view:
+        view.log({"critic/d_acc": 0.75, "critic/d_loss": 0.4}, 1)
+    assert out.getvalue() == "step 1/9  d_acc    0.750  d_loss    0.400\n"
+
+
+def test_the_time_left_is_said_after_the_first_steps_of_a_long_run() -> None:
+    out, console = plain()
+    with ConsoleLogger(1001, {}, console, test_freq=100) as view:
+        for step, seconds in ((1, 200.0), (2, 100.0), (3, 100.0)):
+            view.passed({"timing_s/step": seconds, **({"timing_s/testing": 60.0} if step == 1 else {})}, step)
+    first, second = out.getvalue().splitlines()
+    assert names(first, "2d 07h", "first step", "1000 steps of 3m 20s", "validations", "trainer.total_training_steps")
+    assert names(second, "1d 17h", "999 steps of 2m 30s")
+    out, console = plain()
+    with ConsoleLogger(20, {}, console) as view:
+        for step in (1, 2, 3):
+            view.passed({"timing_s/step": 1.0}, step)
+    assert out.getvalue() == ""
+
+
+def test_time_left_counts_the_validations_that_are_to_come() -> None:
+    left = TimeLeft(10, test_freq=4)
+    assert left.seconds is None
+    left.add({"timing_s/testing": 30.0}, 0)
+    assert left.seconds is None
+    left.add({"timing_s/step": 9.0}, 1)
+    assert left.seconds == 9 * 9.0 + 3 * 30.0  # after steps 4, 8 and 10
+    left.add({"timing_s/step": 9.0}, 1)  # the same row, from another place
+    for step in (2, 3):
+        left.add({"timing_s/step": 3.0}, step)
+    assert left.seconds == 7 * 5.0 + 3 * 30.0
+    left.add({"timing_s/step": 3.0, "timing_s/testing": 20.0}, 4)  # from here on the first step does not count
+    assert left.seconds == 6 * 3.0 + 2 * 20.0
+    for step in range(5, 11):
+        left.add({"timing_s/step": 3.0}, step)
+    assert left.seconds == 0.0
+
+
+def test_a_heartbeat_speaks_after_silence_and_less_often_the_longer_it_lasts() -> None:
+    clock = [0.0]
+    heart = Heartbeat(print, now=lambda: clock[0])
+    heart.phase("load")
+    said = {}
+    for second in range(120):
+        clock[0] = float(second)
+        if line := heart.due():
+            said[second] = line
+    assert list(said) == [10, 25, 48, 78, 108]
+    assert said[10] == "loading the model, 10s"
+    heart.spoke()  # a notice came in between
+    heart.phase("testing")
+    heart.count(12, 64)
+    clock[0] = 128.0
+    assert heart.due() == ""
+    clock[0] = 130.0
+    assert heart.due() == "validating, 12 of 64 responses, 11s"
+    heart.phase("")
+    clock[0] = 1000.0
+    assert heart.due() == ""
+
+
+def test_a_heartbeat_leaves_steps_alone_that_take_what_they_take() -> None:
+    clock = [0.0]
+    heart = Heartbeat(print, now=lambda: clock[0])
+    heart.step("step 1 of 9")
+    heart.phase("gen")
+    clock[0] = 10.0
+    assert heart.due() == "step 1 of 9: sampling, 10s"
+    heart.spoke()
+    heart.usual, heart.left = 100.0, 800.0
+    heart.step("step 2 of 9")
+    clock[0] = 205.0
+    assert heart.due() == ""
+    clock[0] = 211.0
+    assert heart.due() == "step 2 of 9: sampling, 3m 31s; about 13m 20s left"
+
+
+def test_a_heartbeat_prints_from_its_thread_and_ends_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "_FIRST", 0.0)
+    monkeypatch.setattr(heartbeat, "_POLL", 0.01)
+    said: Queue[str] = Queue()
+    with Heartbeat(said.put) as heart:
+        heart.phase("export")
+        assert said.get(timeout=30).startswith("writing the model")
+    assert not any(thread.name == "gspo-heartbeat" for thread in threading.enumerate())
 
 
 def test_live_view_gives_the_terminal_back_when_an_exception_passes() -> None:

@@ -1,6 +1,7 @@
 """Batch metrics against plain Python, over parts as over the whole; the phase clock against a scripted one."""
 
 import random
+import statistics
 
 import pytest
 import torch
@@ -40,6 +41,8 @@ def oracle(groups: list[Group], tokens: list[list[float]]) -> dict[str, float]:
     result = {}
     for name, values in series.items():
         result |= {f"{name}/mean": sum(values) / len(values), f"{name}/max": max(values), f"{name}/min": min(values)}
+    values = series["critic/advantages"]
+    result["critic/advantages/std"] = statistics.pstdev(values)
     result["response_length/clip_ratio"] = sum(r.finish_reason == "length" for r in responses) / len(responses)
     result["group/zero_spread"] = 2 / 4  # the first group and the group of one
     result["group/all_right"], result["group/all_wrong"] = 2 / 4, 0.0
@@ -105,14 +108,19 @@ def test_a_batch_without_written_tokens_has_no_advantages() -> None:
 def test_clock_adds_up_nested_and_repeated_phases_and_starts_anew() -> None:
     times = iter([0.0, 1.0, 3.0, 4.0, 8.0, 10.0])
     began: list[str] = []
-    clock = PhaseClock(on_phase=began.append, now=lambda: next(times))
+    counted: list[tuple[int, int]] = []
+    clock = PhaseClock(
+        on_phase=began.append, now=lambda: next(times), on_count=lambda done, total: counted.append((done, total))
+    )
     with clock("step"):
-        with clock("gen"):
-            pass
+        with clock("gen", total=5) as ended:
+            ended(2)
+            ended(3)
         with clock("gen"):
             pass
     assert clock.pop() == {"timing_s/gen": 6.0, "timing_s/step": 10.0}
-    assert began == ["step", "gen", "gen"]
+    assert began == ["step", "gen", "step", "gen", "step", ""]
+    assert counted == [(2, 5), (5, 5)]
     assert clock.pop() == {}
 
 

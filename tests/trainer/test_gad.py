@@ -226,6 +226,26 @@ def test_stages_follow_one_another() -> None:
     assert stages_of(value_critic) == Stages(0, 3)
 
 
+def test_the_first_step_of_a_stage_is_said() -> None:
+    def said(stages: Stages, **kind: bool) -> dict[int, str]:
+        lines = {step: stages.opening(step, 7, **kind) for step in range(1, 8)}
+        return {step: line for step, line in lines.items() if line}
+
+    three = said(Stages(2, 3))
+    assert list(three) == [1, 3, 6]
+    assert names(three[1], "steps 1 to 2", "warmup")
+    assert names(three[3], "steps 3 to 5", "discriminator learns alone")
+    assert names(three[6], "steps 6 to 7", "adversarial")
+    assert list(said(Stages(0, 3))) == [1, 4]
+    assert list(said(Stages(2, 0))) == [1, 3]
+    assert said(Stages(0, 0)) == {}
+    assert names(said(Stages(2, 9))[3], "steps 3 to 7")  # the run ends before the stage
+    value_critic = said(Stages(0, 3), distils=False)
+    assert list(value_critic) == [1, 4]
+    assert names(value_critic[1], "critic learns alone")
+    assert names(value_critic[4], "steps 4 to 7", "policy learns")
+
+
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.startswith(("timing", "perf/"))} for line in lines]

@@ -1,13 +1,17 @@
 """What a run shows of itself: metrics, loggers, the terminal view, samples and the report."""
 
 from gspo.observe.console import ConsoleLogger
+from gspo.observe.heartbeat import Heartbeat
 from gspo.observe.loggers import JsonlLogger, Logger, TensorboardLogger, Tracker, WandbLogger, make_tracker
 from gspo.observe.metrics import PhaseClock, batch_metrics, throughput_metrics
 from gspo.observe.report import build_report
 from gspo.observe.samples import SampleWriter
+from gspo.observe.watch import Facts, Watch
 
 __all__ = [
     "ConsoleLogger",
+    "Facts",
+    "Heartbeat",
     "JsonlLogger",
     "Logger",
     "PhaseClock",
@@ -15,6 +19,7 @@ __all__ = [
     "TensorboardLogger",
     "Tracker",
     "WandbLogger",
+    "Watch",
     "batch_metrics",
     "build_report",
     "make_tracker",

@@ -17,7 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gspo.observe.heartbeat import Heartbeat
+from gspo.observe.metrics import OUTSIDE_STEP
 from gspo.observe.sparkline import duration, quantity, sparkline
+from gspo.observe.timeleft import TimeLeft
 
 __all__ = ["ConsoleLogger"]
 
@@ -32,9 +35,12 @@ _CURVES = (
     ("actor/seq_clipfrac", "clip, sequences", ""),
     ("actor/ppo_kl", "KL to old policy", "kl"),
     ("actor/grad_norm", "gradient norm", "grad"),
+    ("critic/d_acc", "discriminator accuracy", "d_acc"),
+    ("critic/d_loss", "discriminator loss", "d_loss"),
 )
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/(acc|reward)/mean@\d+|(?P<loss>val/loss)")
-_RECENT_STEPS = 20  # the time left is judged by these, so that a slow first step does not count for long
+# A run that ends in less than these seconds needs no words about it: after the first step, and after the second.
+_LONG, _SHORT = 600.0, 60.0
 _TIME_COLORS = ("cyan", "magenta", "yellow")  # one for each named phase; the rest is "other"
 _BAR_WIDTH = 20
 _VALUE_WIDTH = 8  # of `quantity`
@@ -54,26 +60,30 @@ class ConsoleLogger:
     """Shows a run while it trains: a logger, and a context manager that leaves the terminal in order.
 
     On a terminal: a header, then a panel that lives at the bottom, with notices above it. Elsewhere: the header, then
-    one aligned line a step, without control characters.
+    one aligned line a step, without control characters, and a line about what runs now where nothing was printed for a
+    while.
     """
 
-    def __init__(self, total_steps: int, header: Mapping[str, str], console: Console | None = None) -> None:
+    def __init__(
+        self, total_steps: int, header: Mapping[str, str], console: Console | None = None, *, test_freq: int = -1
+    ) -> None:
         """Makes the view; nothing is printed before the `with` block.
 
         Args:
             total_steps: the run's last step.
             header: what trains, as name and text: model, parameters, algorithm, data, run folder.
             console: where to print; standard output by default.
+            test_freq: steps between validations, for the time that is left.
         """
         self._total_steps = max(total_steps, 1)
         self._header = dict(header)
         self._console = console or _View(highlight=False)
         self._live: Live | None = None
         self._curves: defaultdict[str, list[float]] = defaultdict(list)
-        self._step_seconds: list[float] = []
+        self._time = TimeLeft(total_steps, test_freq)
+        self._heart = Heartbeat(self._print)
         self._latest: dict[str, float] = {}
         self._step = 0
-        self._phase = ""
 
     def __enter__(self) -> ConsoleLogger:
         if self._console.is_terminal:
@@ -83,6 +93,7 @@ class ConsoleLogger:
         else:
             for name, text in self._header.items():
                 self._plain(f"{name}: {text}")
+            self._heart.__enter__()
         return self
 
     def __exit__(
@@ -93,7 +104,8 @@ class ConsoleLogger:
     def close(self) -> None:
         """Leaves the panel as it is and gives the terminal back. May be called again."""
         live, self._live = self._live, None
-        self._phase = ""
+        self._heart.phase("")
+        self._heart.close()
         if live is not None:
             live.stop()
 
@@ -105,29 +117,52 @@ class ConsoleLogger:
             self._plain(text)
 
     def phase(self, name: str) -> None:
-        """Shows what runs now; for `PhaseClock(on_phase=...)`. A plain view leaves it out."""
-        self._phase = name
+        """Shows what runs now; for `PhaseClock(on_phase=...)`."""
+        self._heart.step(f"step {self._step + 1} of {self._total_steps}")
+        self._heart.phase(name)
+
+    def count(self, done: int, total: int) -> None:
+        """Shows how much of it is done; for `PhaseClock(on_count=...)`."""
+        self._heart.count(done, total)
+
+    def passed(self, metrics: Mapping[str, float], step: int) -> None:
+        """Takes a step's time up, whether or not its metrics are logged here; says early what is left of the run."""
+        self._step = step
+        self._time.add(metrics, step)
+        num_steps, left, usual = self._time.num_steps, self._time.seconds, self._time.usual
+        self._heart.usual, self._heart.left = (usual if num_steps > 1 else None), left
+        least = {1: _LONG, 2: _SHORT}.get(num_steps)
+        if self._live is not None or left is None or usual is None or least is None or left < least:
+            return
+        guess = " by the first step, which is often the slowest" if num_steps == 1 else ""
+        validations = " and the validations between them" if self._time.validates else ""
+        self.notice(
+            f"about {duration(left)} left{guess}: {self._total_steps - step} steps of {duration(usual)}{validations} "
+            "(trainer.total_training_steps ends a run earlier)"
+        )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._step = step
+        self._time.add(metrics, step)
         self._latest.update(metrics)
         for name, value in metrics.items():
             if name in {key for key, _, _ in _CURVES} or _HELD_OUT.fullmatch(name):
                 self._curves[name].append(value)
-        if "timing_s/step" in metrics:
-            self._step_seconds.append(metrics["timing_s/step"])
         if self._live is not None:
             self._live.refresh()
         else:
             self._plain(self._line(metrics, step))
 
     def _plain(self, text: str) -> None:
+        self._heart.spoke()
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
 
     def _time_left(self) -> str:
-        recent = self._step_seconds[-_RECENT_STEPS:]
-        remaining = max(self._total_steps - self._step, 0)
-        return duration(remaining * sum(recent) / len(recent)) if recent else "-"
+        left = self._time.seconds
+        return "-" if left is None else duration(left)
 
     # The plain view.
 
@@ -143,6 +178,9 @@ class ConsoleLogger:
             parts.append(f"tok/s {quantity(metrics['perf/throughput']):>{_VALUE_WIDTH}}")
         if "timing_s/step" in metrics:
             parts.append(f"left {self._time_left():>7}")
+        for phase in OUTSIDE_STEP:
+            if f"timing_s/{phase}" in metrics:
+                parts.append(f"{phase} {duration(metrics[f'timing_s/{phase}'])}")
         for key, value in metrics.items():
             if match := _HELD_OUT.fullmatch(key):
                 parts.append(f"held-out {match['source'] or 'loss'} {quantity(value)}")
@@ -161,7 +199,8 @@ class ConsoleLogger:
         progress.add_column()
         progress.add_column(ratio=1)
         progress.add_column(justify="right")
-        now = f"  [dim]{escape(self._phase)}…[/]" if self._phase else ""
+        doing = self._heart.doing
+        now = f"  [dim]{escape(doing)}…[/]" if doing else ""
         progress.add_row(
             f"[bold]step {self._step}/{self._total_steps}[/]",
             ProgressBar(total=self._total_steps, completed=min(self._step, self._total_steps), complete_style="cyan"),
@@ -175,23 +214,28 @@ class ConsoleLogger:
         total = self._latest.get("timing_s/step", 0.0)
         if total <= 0:
             return Text("the first step is under way", style="dim")
-        phases = [
-            (name.removeprefix("timing_s/"), seconds / total)
+        timed = {
+            name.removeprefix("timing_s/"): seconds
             for name, seconds in self._latest.items()
             if name.startswith("timing_s/") and name != "timing_s/step"
+        }
+        within = {name: seconds / total for name, seconds in timed.items() if name not in OUTSIDE_STEP}
+        largest = sorted(within.items(), key=lambda phase: -phase[1])[: len(_TIME_COLORS)]
+        shares = [
+            (name, round(100 * share), color) for (name, share), color in zip(largest, _TIME_COLORS, strict=False)
         ]
-        largest = sorted(phases, key=lambda phase: -phase[1])[: len(_TIME_COLORS)]
-        other = 1.0 - sum(share for _, share in largest)
-        shares = [*zip(largest, _TIME_COLORS, strict=False), (("other", other), "bright_black")]
+        shares.append(("other", 100 - sum(percent for _, percent, _ in shares), "bright_black"))
         bar, words = Text(), Text()
-        for (name, share), color in shares:
-            if share < 0.01:
-                continue
-            bar.append("━" * round(_BAR_WIDTH * share), style=color)
-            words.append(f"  {name} ", style=color).append(f"{100 * share:.0f} %")
+        for name, percent, color in shares:
+            if percent >= 1:
+                bar.append("━" * round(_BAR_WIDTH * percent / 100), style=color)
+                words.append(f"  {name} ", style=color).append(f"{percent} %")
         row = Text(f"{duration(total)} a step")
         if "perf/throughput" in self._latest:
             row.append(f", {quantity(self._latest['perf/throughput'])} tokens/s")
+        for name in OUTSIDE_STEP:
+            if name in timed:
+                row.append(f"; {name} {duration(timed[name])}")
         return row.append("\n") + bar + words
 
     def _curve_table(self) -> Table:

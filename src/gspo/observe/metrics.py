@@ -6,6 +6,7 @@ Names are verl's: `critic/{score,rewards,advantages,returns,values}/*`, `{prompt
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from gspo.algorithms.stats import Max, Mean, Min, Stat
+from gspo.algorithms.stats import Derived, Max, Mean, Min, Stat
 from gspo.groups import Group, GroupBatch, Response
 
-__all__ = ["PhaseClock", "batch_metrics", "throughput_metrics"]
+__all__ = ["OUTSIDE_STEP", "PhaseClock", "batch_metrics", "throughput_metrics"]
 
 # What is one figure per response (the sum over its tokens), and what is one per token.
 _PER_RESPONSE = {"critic/score": "token_level_scores", "critic/rewards": "token_level_rewards"}
 _PER_TOKEN = {"critic/advantages": "advantages", "critic/returns": "returns", "critic/values": "values"}
+
+
+# Phases that are no part of a step: their seconds stand beside those of `timing_s/step`, not within.
+OUTSIDE_STEP = ("testing", "save_checkpoint", "export", "report")
 
 
 class PhaseClock:
@@ -34,27 +39,50 @@ class PhaseClock:
         synchronize: Callable[[], None] = lambda: None,
         on_phase: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.perf_counter,
+        on_count: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         """Makes a clock at zero.
 
         Args:
             synchronize: waits for the device (`torch.cuda.synchronize`), so that work counts where it was asked for.
-            on_phase: called with the name of each phase as it begins, for a view of what runs now.
+            on_phase: called with the name of each phase as it begins, and with that of the one around it (empty where
+                there is none) as it ends: for a view of what runs now.
             now: the seconds' source.
+            on_count: called with how many things of a phase are done, and of how many.
         """
-        self._synchronize, self._on_phase, self._now = synchronize, on_phase, now
+        self._synchronize, self._on_phase, self._now, self._on_count = synchronize, on_phase, now, on_count
         self._seconds: dict[str, float] = {}
+        self._running: list[str] = []
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str, total: int = 0) -> Iterator[Callable[[int], None]]:
+        """Times a phase.
+
+        Args:
+            name: of the phase.
+            total: how many things it does, where they are counted.
+
+        Returns:
+            what is called with how many more of them are done.
+        """
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            self._on_count(done, total)
+
         self._on_phase(name)
+        self._running.append(name)
         self._synchronize()
         start = self._now()
         try:
-            yield
+            yield count
             self._synchronize()
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - start
+            self._running.pop()
+            self._on_phase(self._running[-1] if self._running else "")
 
     def pop(self) -> dict[str, float]:
         """`timing_s/*` since the last call, in seconds, and starts from zero again."""
@@ -93,6 +121,8 @@ def batch_metrics(batch: GroupBatch) -> dict[str, Stat]:
     for name, key in _PER_TOKEN.items():
         if key in batch.tensors and written.any():
             stats |= _spread(name, batch[key][written])
+    if "advantages" in batch.tensors and written.any():
+        stats["critic/advantages/std"] = _deviation(batch["advantages"][written])
     responses = [response for group in batch.groups for response in group.responses]
     scores = [response.reward for response in responses if response.reward is not None]
     if "token_level_scores" not in batch.tensors and scores:
@@ -138,3 +168,17 @@ def _spread(name: str, values: Tensor) -> dict[str, Stat]:
         f"{name}/max": Max(values.max()),
         f"{name}/min": Min(values.min()),
     }
+
+
+def _deviation(values: Tensor) -> Derived:
+    """Standard deviation of values of any shape, at least one; dividing by their number, as a mean does."""
+    values = values.detach().double()
+    sums = torch.stack(
+        [torch.tensor(float(values.numel()), dtype=torch.float64).to(values.device), values.sum(), (values**2).sum()]
+    )
+
+    def figure(sums: Tensor) -> float:
+        count, total, squares = sums.tolist()
+        return math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+
+    return Derived(sums, figure)

@@ -17,6 +17,7 @@ from gspo.config.schema import RolloutConfig, TrainerConfig
 from gspo.groups import Group
 from gspo.methods import ADVANTAGES
 from gspo.models import Ends, Policy, Scorer
+from gspo.observe import Facts, Watch
 from gspo.rewards import RewardManager
 from gspo.rewards.combine import SteadyNames
 from gspo.rollout import EngineContext, LocalEngine, RolloutEngine, SamplingParams, make_engine
@@ -131,6 +132,8 @@ class Assembly:
             take_step=lambda step: train_step(run, step),
             validate=self._validation(),
             say_once=frame.say_once,
+            watch=Watch(Facts.of(self._config)),
+            opens=lambda step: self._stages.opening(step, self._total_steps, self._kind.distils),
             only_validates=self._config.trainer.val_only,
             callbacks=self._given.callbacks,
             engine=self.engine,
@@ -290,7 +293,7 @@ class Assembly:
 
     def _schedule(self) -> Schedule:
         """The phases: GAD's warmup, the critic alone, and what the run is for."""
-        config, stages = self._config, self._stages
+        config, stages, frame = self._config, self._stages, self._frame
         collector, policy = self._collector(), self._models.policy
         update = PolicyUpdate(
             self.actor,
@@ -311,7 +314,7 @@ class Assembly:
                 config.algorithm.filter_groups,
                 config.data.train_batch_size,
                 self._ground.sampler.batches_per_epoch,
-                self._frame.console.notice,
+                lambda text: frame.say_once(text, "filter_groups"),
                 self._world,
             )
             last = replace(plain, collect=filtering.collect)

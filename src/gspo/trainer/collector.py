@@ -81,8 +81,9 @@ class Collector:
         batch = list(enumerate(self._sampler.next_batch(), first_place))
         own = [(place, self._data[index]) for place, index in shard(batch, self._world.rank, self._world.size)]
         new = [(place, prompt) for place, prompt in own if prompt.uid not in seen]
-        with self._clock("gen"):
-            groups = self._engine.generate([prompt for _, prompt in new], self._sampling, n=self._n, step=step)
+        with self._clock("gen", total=len(new) * self._n) as ended:
+            prompts = [prompt for _, prompt in new]
+            groups = self._engine.generate(prompts, self._sampling, n=self._n, step=step, on_ended=ended)
         if self._vocabulary is not None:
             require_known(groups, self._vocabulary)
         for (place, _), group in zip(new, groups, strict=True):

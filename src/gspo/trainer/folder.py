@@ -22,6 +22,7 @@ __all__ = [
     "find_checkpoint",
     "folder_of",
     "hold",
+    "holds_run",
     "nothing_to_train",
     "open_tracker",
     "run_folder",
@@ -61,6 +62,11 @@ def folder_of(trainer: TrainerConfig) -> Path:
     return Path(trainer.default_local_dir or "runs")
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run has written to this folder."""
+    return (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
+
+
 def run_folder(trainer: TrainerConfig, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> Path:
     """The run's folder, made where it is not there.
 
@@ -70,7 +76,7 @@ def run_folder(trainer: TrainerConfig, checkpoint: Checkpoint | None, say: Calla
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise ConfigError(f"{_KEY}={folder}: {part} is a file: name a folder", _KEY)
-    used = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
+    used = holds_run(folder)
     goes_on = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
     try:
         if used and not goes_on:

@@ -36,21 +36,26 @@ def train_step(run: TrainRun, step: int) -> Taken:
 def train_run(run: Run) -> None:
     """The loop over a run that is set up, whatever its kind.
 
-    Ctrl-C, SIGTERM and a closed terminal end it after the step, with a checkpoint.
+    Ctrl-C, SIGTERM and a closed terminal end it after the step, with a checkpoint. However it ends, its last line says
+    what was wrong with it, where something was.
 
     Raises:
         Stopped: a KeyboardInterrupt: it was ended in this way.
         ValueError: every optimizer step was left out, as no gradient was finite.
     """
     with interruptible(run):
-        _all_steps(run)
+        try:
+            _all_steps(run)
+        finally:
+            if line := run.watch.summary():
+                run.console.notice(line)
 
 
 def _all_steps(run: Run) -> None:
     trainer = run.config.trainer
     if run.only_validates or (trainer.val_before_train and run.step == 0):
         if metrics := run.validate(run.step):
-            run.tracker.log(metrics, run.step)
+            run.tracker.log(metrics | run.clock.pop(), run.step)
         if run.only_validates:
             return
     if run.step >= run.total_steps:
@@ -71,6 +76,8 @@ def _all_steps(run: Run) -> None:
 def next_step(run: Run) -> tuple[dict[str, float], bool]:
     """The next step of a run, finished: its metrics, and whether a callback or a signal has ended the run."""
     step = run.step + 1
+    if line := run.opens(step):
+        run.console.notice(line)
     with run.clock("step"):
         taken = run.take_step(step)
     return _finish_step(run, step, taken)
@@ -91,16 +98,13 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
     timing = run.clock.pop()
     metrics |= timing | throughput_metrics(count(run.world, taken.num_tokens), timing["timing_s/step"], run.world.size)
     metrics |= {"training/global_step": float(step), "training/epoch": float(run.sampler.epoch)}
-    if any(metrics.get(f"{name}/skipped_steps") for name in ("actor", "critic")):
-        run.say_once(
-            f"a gradient was NaN or infinite in step {step}: its optimizer step was left out (further ones are counted "
-            "in actor/skipped_steps and critic/skipped_steps)",
-            "skipped",
-        )
     first = taken.groups[:1]
     of_first = taken.advantages and taken.advantages[: sum(len(group.responses) for group in first)]
     run.samples.write(first, step, "train", of_first)
     run.tracker.log(metrics, step)
+    run.console.passed(metrics, step)
+    for line in run.watch.see(step, metrics):
+        run.console.notice(line)
     ends = _ended(run, step, metrics, taken.groups)
     if last or ends or (trainer.save_freq > 0 and step % trainer.save_freq == 0):
         run.save()
@@ -122,6 +126,7 @@ def finish_run(run: Run) -> None:
     trainer = run.config.trainer
     save, dtype = trainer.save_hf, trainer.save_hf_dtype
     if save:
-        run.actor.export(run.tokenizer, run.folder / "huggingface", dtype)
-    with writing(run.folder / "report.html"):
+        with run.clock("export"):
+            run.actor.export(run.tokenizer, run.folder / "huggingface", dtype)
+    with run.clock("report"), writing(run.folder / "report.html"):
         build_report(run.folder)

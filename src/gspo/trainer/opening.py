@@ -18,7 +18,7 @@ from gspo.config import Config, ConfigError
 from gspo.config.schema import DataConfig, TrainerConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.models import processor_files
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.observe import ConsoleLogger, Heartbeat, PhaseClock, SampleWriter, Tracker
 from gspo.rewards import RewardManager
 from gspo.rollout import RolloutEngine
 from gspo.trainer.folder import check_figures, clear_unfinished, folder_of, hold, open_tracker, run_folder
@@ -26,10 +26,22 @@ from gspo.trainer.origin import Day, Origin, as_named_before
 from gspo.trainer.run import Callback
 from gspo.world import Alone, World, is_main
 
-__all__ = ["Frame", "Given", "Ground", "choose_device", "framed", "keep_models", "longest_sequence", "read_ground"]
+__all__ = [
+    "Frame",
+    "Given",
+    "Ground",
+    "choose_device",
+    "framed",
+    "keep_models",
+    "longest_sequence",
+    "read_ground",
+    "setting_up",
+    "steps_line",
+]
 
 # Training responses kept in samples.jsonl for each step.
 _TRAIN_SAMPLES = 4
+_SHOWN_TEXT = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,17 @@ class Given:
         if self.model is not None and self.tokenizer is None:
             raise ConfigError("model is an object, and there is no tokenizer: give tokenizer=, its tokenizer")
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the configuration in whose place objects are given."""
+        objects = {
+            "actor_rollout_ref.model.path": self.model,
+            "actor_rollout_ref.model.tokenizer_path": self.tokenizer,
+            "critic.model.path": self.critic_model,
+            "data.train_files": self.train_data,
+        }
+        return tuple(key for key, value in objects.items() if value is not None)
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -79,6 +102,7 @@ class Ground:
         sampler: the order of the first.
         longest: tokens of the longest prompt and response together.
         origin: the day and the data of the run, for its checkpoints.
+        text_column: the column of the texts that the run learns from, where it learns from texts.
     """
 
     device: str
@@ -88,13 +112,25 @@ class Ground:
     sampler: PromptSampler
     longest: int
     origin: Origin
+    text_column: str = ""
 
     @property
     def notices(self) -> list[str]:
-        """What the held-out prompts have to say; the run's header says it of the others."""
+        """What the held-out prompts have to say, where the run's header says it of the others; and of equal texts."""
         num_spelled = self.val_data.num_spelled if self.val_data is not None else 0
         said = f"validation: {num_spelled} prompts are JSON text, read as the messages that it spells"
-        return [said] if num_spelled else []
+        return [*([said] if num_spelled else []), *self._about_equal_texts()]
+
+    def _about_equal_texts(self) -> Iterator[str]:
+        texts = {prompt.teacher_response for prompt in self.train_data.prompts}
+        if self.text_column and len(self.train_data) > 1 and len(texts) == 1:
+            shown = str(texts.pop())
+            short = shown if len(shown) <= _SHOWN_TEXT else f"{shown[:_SHOWN_TEXT]}..."
+            yield (
+                f"all {len(self.train_data)} rows of data.train_files have the same text in {self.text_column} "
+                f"({short!r}): there is nothing to learn but that text. Look whether the column was filled as it was "
+                "meant to be, or name another one"
+            )
 
 
 def choose_device(trainer: TrainerConfig) -> str:
@@ -162,7 +198,25 @@ def read_ground(
     assert data.seed is not None  # resolved
     sampler = PromptSampler(len(train), data.train_batch_size, data.shuffle, data.seed, train.fingerprint)
     origin = Origin(day, train, val, device, found)
-    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val), origin)
+    column = str(getattr(data, text_key)) if train_teacher else ""
+    return Ground(device, tokenizer, train, val, sampler, longest_sequence(data, train, val), origin, column)
+
+
+@contextmanager
+def setting_up(world: World) -> Iterator[Heartbeat]:
+    """Says now and then what a run is doing before its own view is there: reading the data, loading the model."""
+    if not is_main(world):
+        yield Heartbeat(lambda _: None)
+        return
+    with Heartbeat(lambda line: print(line, flush=True)) as heart:
+        yield heart
+
+
+def steps_line(total_steps: int, sampler: PromptSampler) -> str:
+    """How long a run is, for its header."""
+    epoch = sampler.batches_per_epoch
+    passes = f", {total_steps / epoch:.3g} epochs" if total_steps != epoch else ""
+    return f"{total_steps}{passes} (an epoch has {epoch})"
 
 
 def longest_sequence(config: DataConfig, *datasets: PromptDataset | None) -> int:
@@ -286,7 +340,8 @@ def framed(
         clear_unfinished(folder)
         if found is not None:
             check_figures(folder)
-        console = ConsoleLogger(total_steps, {**header, "run folder": str(folder)})
+        lines_above = {**header, "run folder": str(folder)}
+        console = ConsoleLogger(total_steps, lines_above, test_freq=config.trainer.test_freq)
         with open_tracker(config, folder, step, console, only_validates) as tracker, console:
             for line in [*lines, *notices]:
                 console.notice(line)
@@ -312,5 +367,7 @@ def _frame(
             said.add(subject)
             console.notice(text)
 
-    clock = PhaseClock(torch.cuda.synchronize if device == "cuda" else lambda: None, console.phase)
+    clock = PhaseClock(
+        torch.cuda.synchronize if device == "cuda" else lambda: None, console.phase, on_count=console.count
+    )
     return Frame(folder, found, console, tracker, samples, clock, say_once)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gspo.config import Config, load_config, render
 from gspo.config.printing import shown
 from gspo.methods import Advantage, PolicyLoss, is_own, written_row
 
-__all__ = ["trained_otherwise", "write_config"]
+__all__ = ["differences", "trained_otherwise", "write_config"]
 
 _CONFIG, _METHODS = "config.yaml", "methods.json"
 _RECORD = re.compile(r"config-until-step-(\d+)\.yaml")
@@ -24,6 +25,9 @@ _RECORD = re.compile(r"config-until-step-(\d+)\.yaml")
 _TRAINS = ("trainer.seed", "trainer.critic_warmup", "trainer.gad_")
 # Where something is; what it holds is compared by its fingerprint.
 _PLACES = ("data.train_files", "data.val_files", "model.path", "model.tokenizer_path")
+
+# Of these, what another run is told by where nothing has been read yet.
+_IDENTITY = ("data.train_files", "model.path")
 
 
 def write_config(folder: Path, config: Config, step: int | None) -> list[str]:
@@ -92,6 +96,28 @@ def trained_otherwise(folder: Path, config: Config, step: int) -> str:
     return "; ".join(line for key, line in changed.items() if _trains(key))
 
 
+def differences(folder: Path, config: Config, objects: Collection[str] = ()) -> dict[str, str]:
+    """Key -> a line, for each setting that makes a run with this configuration another one than that of a folder.
+
+    Files and models count by their place; how a run is watched, measured, kept and ended does not.
+
+    Args:
+        folder: of a run.
+        config: the resolved configuration.
+        objects: keys that do not count, as an object was given in place of what they name.
+    """
+    file = folder / _CONFIG
+    try:
+        changed = _changes(file, config)
+    except (ValueError, OSError) as error:
+        return {_CONFIG: f"{file} cannot be read: {_first_line(error)}"}
+    return {
+        key: line
+        for key, line in changed.items()
+        if key not in objects and "val_" not in key and (_trains(key) or key.endswith(_IDENTITY))
+    }
+
+
 def _trains(key: str) -> bool:
     return (not key.startswith("trainer.") or key.startswith(_TRAINS)) and not key.endswith(_PLACES)
 
@@ -135,5 +161,5 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {name: value for key, child in tree.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
 
 
-def _first_line(error: ValueError) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]

@@ -24,7 +24,8 @@ from gspo.checkpoint import (
 from gspo.config import Config, ConfigError
 from gspo.data import PromptDataset, PromptSampler
 from gspo.groups import Group
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
+from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker, Watch
+from gspo.observe.jsonl import read_jsonl
 from gspo.rollout import RolloutEngine
 from gspo.trainer.critics import Critic, Schedule, Stats
 from gspo.trainer.preparation import Reference
@@ -121,6 +122,8 @@ class Run:
         take_step: trains one step.
         validate: measures the policy after a step on held-out prompts; empty without any.
         say_once: prints a notice (text, subject), the first time that it is about this subject.
+        watch: says what is wrong with the run, as far as its metrics show.
+        opens: what is to be said before a step, where another part of the run begins with it; else empty.
         only_validates: whether it ends after the first validation.
         step: the last finished step; 0 at the start.
         stop_asked: whether the run is to end after this step.
@@ -146,6 +149,8 @@ class Run:
     take_step: Callable[[int], Taken]
     validate: Callable[[int], dict[str, float]]
     say_once: Callable[[str, str], None]
+    watch: Watch
+    opens: Callable[[int], str] = lambda step: ""  # noqa: ARG005
     only_validates: bool = False
     callbacks: Sequence[Callback] = ()
     step: int = 0
@@ -161,6 +166,7 @@ class Run:
         """
         if checkpoint is not None:
             self.restore(checkpoint)
+            self.watch.replay(read_jsonl(self.folder / "metrics.jsonl"), self.step)
             self.console.notice(f"resumed from {checkpoint.path} after step {self.step} of {self.total_steps}")
         only_looks = self.only_validates and checkpoint is not None
         if only_looks or not is_main(self.world):
@@ -192,7 +198,8 @@ class Run:
             state |= part.state(self.step)
         keep = self.config.trainer.max_actor_ckpt_to_keep
         if is_main(self.world):
-            return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
+            with self.clock("save_checkpoint"):
+                return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
         return self.folder / "checkpoints" / f"global_step_{self.step}"
 
     def is_due(self) -> bool:

@@ -18,7 +18,8 @@ from gspo.rollout import check_engine, require_engine
 from gspo.trainer.assembly import Assembly, Kind, Models
 from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.gad.schedule import Stages
-from gspo.trainer.opening import Given, Ground, framed, keep_models, read_ground
+from gspo.trainer.naming import in_own_folder
+from gspo.trainer.opening import Given, Ground, framed, keep_models, read_ground, setting_up, steps_line
 from gspo.trainer.run import TrainRun
 
 __all__ = ["opened"]
@@ -45,10 +46,15 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         require_engine(config.rollout.name)
     else:
         check_engine(given.engine)
+    named: list[str] = []
+    config = in_own_folder(config, given.keys, named.append)
     trainer, data, kind = config.trainer, config.data, Kind.of(config)
     with ExitStack() as stack:
+        heart = stack.enter_context(setting_up(given.world))
+        heart.phase("data")
         tokenizer = given.tokenizer or load_actor_tokenizer(config.policy_model)
-        found, lines = find_checkpoint(trainer, "train")
+        found, warnings = find_checkpoint(trainer, "train")
+        lines = [*named, *warnings]
         ground = read_ground(config, given, tokenizer, found, train_teacher=kind.distils)
         rewards = given.reward_manager or stack.enter_context(
             RewardManager(
@@ -67,7 +73,9 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
         total_steps = stages.warmup + steps
         config = keep_models(config, given, found, lines.append)
         seed_generators(trainer.seed)
+        heart.phase("load")
         models = _load(config, given, ground, kind)
+        heart.close()
         frame = stack.enter_context(
             framed(
                 config,
@@ -75,7 +83,7 @@ def opened(config: Config, given: Given | None = None) -> Iterator[TrainRun]:
                 given.world,
                 ground.device,
                 total_steps,
-                _header(config, kind, models.policy, ground.train_data.summary(), stages, total_steps),
+                _header(config, kind, models.policy, ground, stages, total_steps),
                 [
                     *lines,
                     *ground.origin.notices,
@@ -140,7 +148,9 @@ def _load(config: Config, given: Given, ground: Ground, kind: Kind) -> Models:
     return Models(policy, reference, Scorer(judge.model, usual if kind.distils else 0.0, judge.backbone.compute))
 
 
-def _header(config: Config, kind: Kind, policy: Policy, data: str, stages: Stages, total_steps: int) -> dict[str, str]:
+def _header(
+    config: Config, kind: Kind, policy: Policy, ground: Ground, stages: Stages, total_steps: int
+) -> dict[str, str]:
     """What a run says of itself before it trains, as name and text."""
     actor, rollout, model = config.actor, config.rollout, policy.model
     millions = model.num_parameters() / 1e6
@@ -154,11 +164,12 @@ def _header(config: Config, kind: Kind, policy: Policy, data: str, stages: Stage
     }
     if kind.distils or kind.has_values:
         lines["critic"] = _critic_line(config, kind)
-    lines["data"] = data
+    lines["data"] = ground.train_data.summary()
     lines["batch"] = (
         f"{config.data.train_batch_size} prompts x {rollout.n} responses, "
         f"mini-batches of {actor.ppo_mini_batch_size} prompts"
     )
+    lines["steps"] = steps_line(total_steps, ground.sampler)
     if kind.distils:
         lines["stages"] = stages.summary(total_steps)
     return lines

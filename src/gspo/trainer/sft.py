@@ -15,11 +15,13 @@ from gspo.config import Config, require_honoured, require_keys, supervised_notic
 from gspo.data.sampler import shard
 from gspo.groups import Group, GroupBatch, Prompt
 from gspo.models import Ends, load_actor_tokenizer, load_policy
+from gspo.observe import Facts, Watch
 from gspo.trainer.batching import Cut
 from gspo.trainer.critics import Stats
 from gspo.trainer.folder import find_checkpoint
 from gspo.trainer.loop import train_run
-from gspo.trainer.opening import Frame, Given, Ground, framed, keep_models, read_ground
+from gspo.trainer.naming import in_own_folder
+from gspo.trainer.opening import Frame, Given, Ground, framed, keep_models, read_ground, setting_up, steps_line
 from gspo.trainer.run import JsonState, RandomState, Run, Taken
 from gspo.trainer.supervised import answer_response, cross_entropy
 from gspo.trainer.trained import Actor
@@ -102,10 +104,15 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
     require_honoured(config)
     missing = {"actor_rollout_ref.model.path": given.model, "data.train_files": given.train_data}
     require_keys(config, *(key for key, value in missing.items() if value is None))
+    named: list[str] = []
+    config = in_own_folder(config, given.keys, named.append)
     section, trainer, optim = config.policy_model, config.trainer, config.actor.optim
     with ExitStack() as stack:
+        heart = stack.enter_context(setting_up(given.world))
+        heart.phase("data")
         tokenizer = given.tokenizer or load_actor_tokenizer(section)
-        found, lines = find_checkpoint(trainer, "sft")
+        found, warnings = find_checkpoint(trainer, "sft")
+        lines = [*named, *warnings]
         ground = read_ground(
             config, given, tokenizer, found, train_teacher=True, val_teacher=True, text_key="answer_key"
         )
@@ -113,11 +120,14 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
         config = keep_models(config, given, found, lines.append)
         section = config.policy_model
         seed_generators(trainer.seed)
+        heart.phase("load")
         policy = load_policy(section, tokenizer, ground.device, ground.longest, model=given.model)
+        heart.close()
         header = {
             "model": f"{section.path} ({type(policy.model).__name__}, {policy.model.num_parameters() / 1e6:.1f}M)",
             "algorithm": f"supervised fine-tuning on {config.data.answer_key}, lr {optim.lr:g}",
             "data": ground.train_data.summary(),
+            "steps": steps_line(total_steps, ground.sampler),
         }
         notices = [*lines, *ground.origin.notices, *policy.notices, *supervised_notices(config), *ground.notices]
         frame = stack.enter_context(framed(config, found, given.world, ground.device, total_steps, header, notices))
@@ -147,6 +157,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             take_step=work.take_step,
             validate=work.validate,
             say_once=frame.say_once,
+            watch=Watch(Facts.of(config)),
             callbacks=given.callbacks,
         )
         run.begin(frame.found)

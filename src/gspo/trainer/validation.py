@@ -57,9 +57,15 @@ class Validation:
         """The figures after a step; nothing without held-out prompts."""
         if not self._prompts:
             return {}
-        with self._clock("testing"):
+        with self._clock("testing", total=len(self._prompts) * self._n) as ended:
             groups = answer_groups(
-                self._engine, self._rewards, self._prompts, self._sampling, n=self._n, batch_size=self._batch_size
+                self._engine,
+                self._rewards,
+                self._prompts,
+                self._sampling,
+                n=self._n,
+                batch_size=self._batch_size,
+                on_ended=ended,
             )
             metrics: dict[str, float] = {}
             for measure in self._measures:

@@ -26,6 +26,18 @@ class Stage(IntEnum):
     ADVERSARIAL = 2
 
 
+# What is said where a stage begins: of GAD, and of a value critic that learns alone at first.
+_OPENINGS = {
+    Stage.WARMUP: "warmup, the student learns the teacher's text, and the discriminator to tell the two apart",
+    Stage.DISCRIMINATOR: "the discriminator learns alone, and the student stays as it is",
+    Stage.ADVERSARIAL: "adversarial, the student learns from the discriminator's scores, and the discriminator goes on",
+}
+_CRITIC_OPENINGS = {
+    Stage.DISCRIMINATOR: "the critic learns alone, and the policy stays as it is",
+    Stage.ADVERSARIAL: "the policy learns too",
+}
+
+
 @dataclass(frozen=True)
 class Stages(Part):
     """Which steps of a GAD run belong to which stage; a part of its checkpoints.
@@ -63,6 +75,26 @@ class Stages(Part):
         return ", then ".join(
             f"{length} step{'s' * (length != 1)} {name}" for name, length in lengths.items() if length
         )
+
+    def opening(self, step: int, total_steps: int, distils: bool = True) -> str:
+        """What is to be said before a step that is the first of its stage; empty before any other, and of one stage.
+
+        Args:
+            step: counted from 1.
+            total_steps: the run's last one.
+            distils: the critic is a discriminator; else PPO's.
+        """
+        stage = self.at(step)
+        ends = {
+            Stage.WARMUP: self.warmup,
+            Stage.DISCRIMINATOR: self.num_before_adversarial,
+            Stage.ADVERSARIAL: total_steps,
+        }
+        before = ends[Stage(stage - 1)] if stage else 0
+        if step != before + 1 or not self.num_before_adversarial:
+            return ""
+        words = _OPENINGS[stage] if distils else _CRITIC_OPENINGS[stage]
+        return f"steps {step} to {min(ends[stage], total_steps)}: {words}"
 
     def state(self, step: int) -> dict[str, Any]:
         """`stage`: its name after this step, and the length of the warmup, which counts before all other steps."""
