@@ -14,6 +14,7 @@ from gspo.config.fields import children, leaves, type_hints
 from gspo.config.schema import Config
 from gspo.config.spelling import canonical, canonical_value, is_namespace, reason_without_effect, refusal
 from gspo.config.texts import text_problem
+from gspo.shell import gspo_command
 
 __all__ = ["Settings", "full_key", "known_keys", "section_keys"]
 
@@ -174,5 +175,9 @@ def _unknown(key: str, origin: str) -> ConfigError:
     if not near:
         last_names = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
         near = [last_names[match] for match in get_close_matches(name, list(last_names), n=2, cutoff=0.7)]
-    hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else "`gspo config` prints every key"
+    hint = (
+        f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?"
+        if near
+        else f"`{gspo_command('config')}` prints every key"
+    )
     return ConfigError(f"unknown key {key} ({origin}): {hint}", key)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from gspo.config.paths import expanded
 from gspo.config.texts import text_problem
 from gspo.data.rows import DataError, read_table
+from gspo.shell import pip_install
 
 __all__ = ["GSM8K_INSTRUCTION", "Written", "make_row", "write_gsm8k", "write_jsonl", "write_parquet"]
 
@@ -98,7 +99,7 @@ def _gsm8k_splits(source: str | Path) -> dict[str, tuple[str, list[dict[str, Any
     except ImportError as error:
         raise DataError(
             f"{source} is not a folder, and reading it from the Hugging Face hub needs the package `datasets`: "
-            "name a folder with train.jsonl and test.jsonl, or run `pip install datasets`"
+            f"name a folder with train.jsonl and test.jsonl, or install it by `{pip_install('datasets')}`"
         ) from error
     splits = datasets.load_dataset(str(source), "main")
     return {split: (f"{source} {split}", list(splits[split])) for split in ("train", "test")}

@@ -21,6 +21,7 @@ from gspo.config.paths import expanded, is_jinja
 from gspo.config.texts import first_line
 from gspo.models.folder import MODEL_FILES, TOKENIZER_FILES, check_files
 from gspo.models.preparing import dtype_named
+from gspo.shell import gspo_command
 
 __all__ = ["load_model", "load_tokenizer", "stored_dtype"]
 
@@ -167,7 +168,9 @@ def _existing(path: str | None, path_key: str, marks: Sequence[str]) -> str:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if folder.exists():
         if (folder / "state.json").is_file():
-            raise ValueError(f"{path_key}: {path} is a checkpoint of a run: make a model of it by `gspo export {path}`")
+            raise ValueError(
+                f"{path_key}: {path} is a checkpoint of a run: make a model of it by `{gspo_command('export', path)}`"
+            )
         if not any((folder / mark).is_file() for mark in marks):
             what = "tokenizer's" if len(marks) > 1 else "model"
             raise ValueError(
