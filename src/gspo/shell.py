@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["gspo_command", "install_command", "pip_install", "python_command"]
+__all__ = ["environment_command", "gspo_command", "install_command", "pip_install", "python_command"]
 
 # What an extra asks for, where the package is used without having been installed and nothing else tells.
 _EXTRAS = {"teacher": "openai", "wandb": "wandb"}
@@ -29,6 +29,16 @@ def gspo_command(*words: str | Path) -> str:
     """
     program = _program("gspo") or f"{python_command()} -m gspo"
     return " ".join([program, *(shlex.quote(str(word)) for word in words)])
+
+
+def environment_command(name: str, *words: str | Path) -> str:
+    """The same of another program that this environment has, such as `hf`; the name alone where it has it not.
+
+    Args:
+        name: of the program.
+        words: its arguments; quoted where a shell needs it.
+    """
+    return " ".join([_program(name) or name, *(shlex.quote(str(word)) for word in words)])
 
 
 def python_command() -> str:

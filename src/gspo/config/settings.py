@@ -11,6 +11,7 @@ from typing import Any
 
 from gspo.config.convert import ConfigError, show
 from gspo.config.fields import children, leaves, type_hints
+from gspo.config.other_names import key_elsewhere
 from gspo.config.schema import Config
 from gspo.config.spelling import canonical, canonical_value, is_namespace, reason_without_effect, refusal
 from gspo.config.texts import text_problem
@@ -167,10 +168,20 @@ def _merged(below: Any, above: Any) -> Any:
     return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 
+def _of_another_trainer(key: str) -> list[str]:
+    """The key that is meant by another trainer's name: in the section that it was written in, where it is there."""
+    meant = key_elsewhere(key)
+    if meant is None:
+        return []
+    beside = f"{key.rpartition('.')[0]}.{meant.rpartition('.')[2]}"
+    return [beside if beside in known_keys() else meant]
+
+
 def _unknown(key: str, origin: str) -> ConfigError:
     candidates = sorted({*known_keys(), *section_keys()})
     name = key.rpartition(".")[2]
     near = [candidate for candidate in candidates if candidate.rpartition(".")[2] == name]
+    near += _of_another_trainer(key)
     near += get_close_matches(key, candidates, n=3, cutoff=0.8)
     if not near:
         last_names = {candidate.rpartition(".")[2]: candidate for candidate in candidates}

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from gspo.config.paths import expanded
 from gspo.config.texts import text_problem
+from gspo.data.delimited import read_any_table
 from gspo.data.rows import DataError, read_table
 from gspo.shell import pip_install
 
@@ -139,7 +140,7 @@ def write_jsonl(
     instruction: str = "",
     system_prompt: str | None = None,
 ) -> Written:
-    """A .jsonl, .json or .parquet file of questions and answers as parquet in verl's columns.
+    """A .jsonl, .json, .parquet, .csv or .tsv file of questions and answers as parquet in verl's columns.
 
     Args:
         file: the rows.
@@ -159,7 +160,7 @@ def write_jsonl(
     if target.suffix != ".parquet":
         raise DataError(f"{target} is not a .parquet file: name the file to write, such as {target / 'train.parquet'}")
     rows = []
-    for number, row in enumerate(read_table(path).rows):
+    for number, row in enumerate(read_any_table(path).rows):
         question = _required(path, number, row, prompt_key, "--prompt-key")
         if not isinstance(question, str) or not question.strip():
             raise DataError.at(str(path), number, f"{prompt_key!r} is not a text with something in it: {question!r}")
