@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,14 +11,19 @@ from types import FrameType
 from typing import Any
 
 from gspo import __version__
-from gspo.commands.arguments import Parser, explain_config_files, explain_option, explain_overrides
-from gspo.shell import gspo_command
+from gspo.commands.arguments import (
+    Parser,
+    explain_config_files,
+    explain_error,
+    explain_overrides,
+    explain_unknown,
+    without_names,
+)
 from gspo.signals import Stopped, handled, is_importing, leave_at_once, let_go_of_terminal
 
 __all__ = ["main"]
 
 _OVERRIDES = "key=value overrides, as in actor_rollout_ref.actor.policy_loss=gspo (`gspo config` prints every key)"
-_CONFIGURED = ("train", "sft", "config", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +57,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f"gspo: error: {error}", file=sys.stderr)
+        print(f"gspo: error: {explain_error(error)}", file=sys.stderr)
         return 1
 
 
@@ -63,23 +67,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     words = list(sys.argv[1:] if arguments is None else arguments)
     args, rest = parser.parse_known_args(words)
     if unknown := [text for text in rest if text.startswith("-") or not hasattr(args, "overrides")]:
-        parser.error(_unknown(args.command, unknown, words))
+        parser.error(explain_unknown(args.command, unknown, words))
     if rest:
         args.overrides += rest
     return args
-
-
-def _unknown(command: str, unknown: Sequence[str], words: Sequence[str]) -> str:
-    """What to say of arguments that the command does not take."""
-    option, _, given = unknown[0].partition("=")
-    if command in _CONFIGURED and option.startswith("-"):
-        following = words[words.index(unknown[0]) + 1 :][:1]
-        value = given or next((word for word in following if not word.startswith("-") and "=" not in word), None)
-        return explain_option(option, value, ("--config-path", "--config-name", "--set-only", "--variants", "--help"))
-    from gspo.config.secrets import masked_text
-
-    lists = gspo_command(command, "--help")
-    return f"unrecognized arguments: {' '.join(map(masked_text, unknown))}; `{lists}` lists what there is"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,8 +174,7 @@ def _register_data(commands: Any) -> None:
 def _load(args: argparse.Namespace) -> Any:
     from gspo.config import load_config
 
-    explain_config_files(args.config_path, args.config_name)
-    explain_overrides(args.overrides)
+    _explain(args)
     return load_config(args.config_path, args.config_name, args.overrides)
 
 
@@ -206,11 +196,17 @@ def _sft(args: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(args: argparse.Namespace) -> None:
+    """Answers what cannot be a configuration as it was typed."""
+    explain_config_files(args.config_path, args.config_name)
+    explain_overrides(args.overrides)
+
+
 def _begin(args: argparse.Namespace) -> Any:
     """The configuration of a run, held to what can be told without torch, whose import takes seconds."""
-    from gspo.commands.ready import require_packages, require_ready
+    from gspo.commands.ready import require_alone, require_ready
 
-    require_packages()
+    require_alone()
     config = _load(args)
     require_ready(config, args.command)
     return config
@@ -226,8 +222,8 @@ def _config(args: argparse.Namespace) -> int:
     from gspo.commands.printed import printed_keys
     from gspo.config import notices, render
 
-    named = [word for word in args.overrides if re.fullmatch(r"[A-Za-z_][\w.]*", word)]
-    args.overrides = [word for word in args.overrides if word not in named]
+    explain_overrides(args.overrides, names=True)
+    named, args.overrides = without_names(args.overrides)
     config = _load(args)
     keys = printed_keys(config, named, set_only=args.set_only)
     print(render(config, keys, flat=args.flat), end="")
@@ -237,12 +233,22 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    from gspo.commands.ready import require_alone, require_ready_to_evaluate
+
+    require_alone()
+    require_ready_to_evaluate(args.models, args.data, args.set)
     from gspo.commands.evaluate import evaluate_models
 
     return evaluate_models(args)
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from gspo.commands.ready import require_alone, writable
+    from gspo.config.paths import expanded
+
+    require_alone()
+    _explain(args)
+    writable(expanded(args.out, "--out"))
     from gspo.commands.compare import compare_command
 
     return compare_command(args)
@@ -269,9 +275,11 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _quickstart(args: argparse.Namespace) -> int:
+    from gspo.commands.ready import require_alone, writable
     from gspo.config.paths import expanded
 
-    out = expanded(args.out, "--out")
+    require_alone()
+    out = writable(expanded(args.out, "--out"))
     if args.gad:
         from gspo.commands.gad_quickstart import gad_quickstart
 

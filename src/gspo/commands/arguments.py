@@ -4,24 +4,42 @@ files named without an option, and what shells, word processors and other system
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gspo.shell import gspo_command
 
-__all__ = ["Parser", "explain_config_files", "explain_option", "explain_overrides"]
+__all__ = ["Parser", "explain_config_files", "explain_error", "explain_overrides", "explain_unknown", "without_names"]
 
 _TYPOGRAPHIC_QUOTES = "“”„‟‘’‚‛«»"
 _DASHES = "–—−"
 _NO_BREAK_SPACE = "\u00a0"
+# The options of the commands with a configuration.
+_OWN = ("--config-path", "--config-name", "--help")
+_OPTIONS = {
+    "train": _OWN,
+    "sft": _OWN,
+    "config": (*_OWN, "--set-only", "--flat"),
+    "compare": (*_OWN, "--variants", "--seeds", "--out"),
+}
 _YAML = (".yaml", ".yml")
 _DATA = (".parquet", ".json", ".jsonl", ".csv")
+_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 # Words that are tried in place of a command, and the option or command that they mean.
-_MEANT = {"help": "--help", "version": "--version", "fit": "train", "finetune": "sft", "test": "eval", "run": "train"}
+_MEANT = {
+    "help": "--help",
+    "version": "--version",
+    "fit": "train",
+    "run": "train",
+    "finetune": "sft",
+    "test": "eval",
+    "csv": "jsonl",
+    "parquet": "jsonl",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,50 +60,68 @@ class Parser(argparse.ArgumentParser):
 
 
 def _no_such_command(above: str, word: str, choices: Sequence[str]) -> str:
-    near = [_MEANT[word]] if not above and word in _MEANT else get_close_matches(word, choices, n=1, cutoff=0.5)
+    meant = _MEANT.get(word, "")
+    is_there = meant in choices or (meant.startswith("-") and not above)
+    near = [meant] if is_there else get_close_matches(word, choices, n=1, cutoff=0.5)
     words = above.split()
-    hint = f"did you mean `{gspo_command(*words, near[0])}`? " if near else ""
-    return f"there is no command {' '.join([*words, word])}: {hint}The commands: {', '.join(choices)}"
+    hint = f"did you mean `{gspo_command(*words, near[0])}`? There" if near else "there"
+    return f"there is no command {' '.join([*words, word])}: {hint} are {', '.join(choices)}"
 
 
-def explain_option(option: str, value: str | None, options: Sequence[str]) -> str:
-    """What to type for an option that a command with a configuration does not have.
+def explain_unknown(command: str, unknown: Sequence[str], words: Sequence[str]) -> str:
+    """What to type for arguments that a command does not take.
 
     Args:
-        option: as it was typed, with `--` and without a value.
-        value: what stood behind it, or behind its `=`.
-        options: those of the command.
+        command: its name.
+        unknown: the arguments, as they were typed.
+        words: all the arguments.
     """
+    option, _, given = unknown[0].partition("=")
+    if command in _OPTIONS and option.startswith("-"):
+        behind = words[words.index(unknown[0]) + 1 :][:1]
+        value = given or next((word for word in behind if not word.startswith("-") and "=" not in word), None)
+        return f"there is no option {option}{_in_place_of_option(option, value, _OPTIONS[command])}"
+    from gspo.config.secrets import masked_text
+
+    lists = gspo_command(command, "--help")
+    return f"unrecognized arguments: {' '.join(map(masked_text, unknown))}; `{lists}` lists what there is"
+
+
+def _in_place_of_option(option: str, value: str | None, options: Sequence[str]) -> str:
+    """What to type in place of an option that a command with a configuration does not have."""
     name = option.lstrip("-").replace("-", "_")
     if near := get_close_matches(option, options, n=1, cutoff=0.8):
-        return f"there is no option {option}: did you mean {near[0]}?"
+        return f": did you mean {near[0]}?"
+    if value is None and name in ("set", "override", "overrides"):
+        return ": take it out, settings are written without one, as key=value"
     if value is not None and value.endswith(_YAML):
-        return f"there is no option {option}: {_named_by_options(Path(value))}"
+        return f": {_named_by_options(Path(value))}"
     from gspo.config.convert import ConfigError
     from gspo.config.other_names import key_elsewhere
     from gspo.config.secrets import masked_text
     from gspo.config.settings import full_key
 
     try:
-        key = key_elsewhere(name) if "." not in name else None
-        key = key or full_key(name)
+        key = (None if "." in name else key_elsewhere(name)) or full_key(name)
     except ConfigError as error:
-        return f"there is no option {option}; a setting is written key=value, without dashes: {error}"
-    written = masked_text(f"{key}={'VALUE' if value is None else value}")
-    return f"there is no option {option}: a setting is written key=value, without dashes: {written}"
+        return f"; a setting is written key=value, without dashes: {error}"
+    written = masked_text(f"{key}={value or 'VALUE'}")
+    return f": a setting is written key=value, without dashes: {written}"
 
 
-def explain_overrides(words: Sequence[str]) -> None:
+def explain_overrides(words: Sequence[str], names: bool = False) -> None:
     """Refuses what no override can be, before the grammar of overrides is asked.
 
     Args:
         words: the command's `key=value` words, as the shell delivers them.
+        names: whether names of sections and keys may stand among them.
 
     Raises:
         ValueError: one cannot be meant as it stands; says what to type.
     """
-    for word, following in zip_longest(words, words[1:]):
-        if problem := _spoiled(word) or _spaced(word, following) or _no_setting(word):
+    for number, word in enumerate(words):
+        problem = _spoiled(word) or _spaced(word, words[number + 1 :])
+        if problem := problem or (None if names and _NAME.fullmatch(word) else _no_setting(word)):
             raise ValueError(problem)
 
 
@@ -102,9 +138,9 @@ def _spoiled(word: str) -> str | None:
             "sed -i 's/\\r$//' SCRIPT"
         )
     key, equals, value = word.partition("=")
-    if key[0] in _DASHES:
+    if word[0] in _DASHES:
         return f"{word} begins with a dash that is no hyphen, as word processors write it: type -- in its place"
-    if key[0] in _TYPOGRAPHIC_QUOTES or (equals and value[:1] and value[0] in _TYPOGRAPHIC_QUOTES):
+    if word[0] in _TYPOGRAPHIC_QUOTES or (equals and value[:1] and value[0] in _TYPOGRAPHIC_QUOTES):
         return f"{word} has typographic quotes, which a shell takes for letters: type straight ones, ' or \""
     if _NO_BREAK_SPACE in key:
         return f"{key.replace(_NO_BREAK_SPACE, ' ')!r} has a no-break space, as web pages have them: type a plain one"
@@ -113,10 +149,14 @@ def _spoiled(word: str) -> str | None:
     return None
 
 
-def _spaced(word: str, following: str | None) -> str | None:
-    """Spaces around the sign, which make several arguments of one setting."""
+def _spaced(word: str, behind: Sequence[str]) -> str | None:
+    """Spaces around the sign, which make several arguments of one setting, and signs of other languages."""
+    following = behind[0] if behind else None
     if following is not None and following.startswith("=") and "=" not in word:
-        return f"{word} {following} ...: write {word}={following[1:] or 'VALUE'} without spaces around the ="
+        value = following[1:] or (behind[1] if len(behind) > 1 else "VALUE")
+        return f"{word} {following} ...: write {word}={value} without spaces around the ="
+    if re.match(r"[\w.]+(==|:=)", word):
+        return f"{word}: write {re.sub('==|:=', '=', word, count=1)}, with one ="
     if word.startswith("="):
         return f"{word} has no key before its =: write key=value without spaces around the ="
     if word.endswith("=") and following is not None and re.fullmatch(r"[^=~+-][^=]*", following):
@@ -149,6 +189,12 @@ def _no_setting(word: str) -> str | None:
     return f"{shown} has no value: write {shown}=VALUE"
 
 
+def without_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of sections and keys among the words of `gspo config`, and the overrides."""
+    found = [word for word in words if _NAME.fullmatch(word)]
+    return found, [word for word in words if word not in found]
+
+
 def explain_config_files(config_path: str | None, config_name: str | None) -> None:
     """Refuses a file where `--config-path` takes its folder, or `--config-name` its name.
 
@@ -165,3 +211,21 @@ def explain_config_files(config_path: str | None, config_name: str | None) -> No
 
 def _named_by_options(file: Path) -> str:
     return f"a file is named by --config-path {file.parent} --config-name {file.stem}"
+
+
+_REMEDIES = {
+    errno.EACCES: "give yourself the right to it, or name another place",
+    errno.EPERM: "give yourself the right to it, or name another place",
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOSPC: "make room, or name another place",
+    errno.ENOENT: "see whether the path is the one that is meant",
+    errno.ENAMETOOLONG: "shorten the name",
+}
+
+
+def explain_error(error: ValueError | OSError) -> str:
+    """An error as it is printed: one of the system's with its place in front and what to do behind, as our own are."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0, "name another place")
+    return f"{error.filename}: {error.strerror}: {remedy}"

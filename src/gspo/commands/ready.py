@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gspo.config import Config
+from gspo.config.paths import expanded
 from gspo.config.requirements import require_keys, require_one_process, require_supported
 from gspo.shell import pip_install
 
-__all__ = ["require_packages", "require_ready"]
+__all__ = ["require_alone", "require_packages", "require_ready", "require_ready_to_evaluate", "writable"]
+
+
+def require_alone() -> None:
+    """Holds that this is the only process of the command, and that it has the packages that it needs.
+
+    Raises:
+        ValueError: a launcher started several, or packages are missing or too old.
+    """
+    require_one_process()
+    require_packages()
 
 
 def require_ready(config: Config, command: str) -> None:
@@ -18,7 +31,6 @@ def require_ready(config: Config, command: str) -> None:
     Raises:
         ValueError: a key is not set or asks for what there is not, or a data file cannot be the one that is meant.
     """
-    require_one_process()
     if command == "train":
         require_supported(config)
     require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
@@ -26,6 +38,49 @@ def require_ready(config: Config, command: str) -> None:
 
     for file in (*config.data.train_files, *config.data.val_files):
         check_path(Path(file))
+
+
+def require_ready_to_evaluate(models: Iterable[str], files: Iterable[str], overrides: Sequence[str]) -> None:
+    """Holds the same of `gspo eval`: its models, its data files and what is set.
+
+    Raises:
+        ValueError: a model is an override or nothing there, or a data file cannot be the one that is meant.
+    """
+    from gspo.commands.arguments import explain_overrides
+    from gspo.data.files import check_path
+
+    explain_overrides(overrides)
+    for model in models:
+        key, equals, value = model.partition("=")
+        if equals and re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)+", key):
+            model_itself = (
+                f"a model is named alone, as {value}" if key.endswith("model.path") else "keys stand behind --set"
+            )
+            raise ValueError(f"{model} is a setting, and not a model: {model_itself}")
+    for file in files:
+        check_path(expanded(file, "--data"))
+
+
+def writable(folder: Path) -> Path:
+    """The folder that `--out` names; that it can be made and written to is tried before anything takes time.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    taken = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None)
+    if taken is not None:
+        raise ValueError(f"--out {folder}: {taken} is a file: name a folder")
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        can_be_written = os.access(folder, os.W_OK)
+        for part in missing:
+            part.rmdir()
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be made ({error.strerror}): name another folder") from error
+    if not can_be_written:
+        raise ValueError(f"--out {folder} is read-only: name a folder that can be written to")
+    return folder
 
 
 def require_packages(requirements: Iterable[str] | None = None) -> None:
