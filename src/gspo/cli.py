@@ -11,6 +11,14 @@ from types import FrameType
 from typing import Any
 
 from gspo import __version__
+from gspo.commands.arguments import (
+    Parser,
+    explain_config_files,
+    explain_error,
+    explain_overrides,
+    explain_unknown,
+    without_names,
+)
 from gspo.signals import Stopped, handled, is_importing, leave_at_once, let_go_of_terminal
 
 __all__ = ["main"]
@@ -49,33 +57,30 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f"gspo: error: {error}", file=sys.stderr)
+        print(f"gspo: error: {explain_error(error)}", file=sys.stderr)
         return 1
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The parsed arguments; overrides may stand before and behind the options, as with Hydra."""
     parser = _parser()
-    args, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args, rest = parser.parse_known_args(words)
     if unknown := [text for text in rest if text.startswith("-") or not hasattr(args, "overrides")]:
-        from gspo.config.secrets import masked_text
-
-        parser.error(f"unrecognized arguments: {' '.join(map(masked_text, unknown))}")
+        parser.error(explain_unknown(args.command, unknown, words))
     if rest:
         args.overrides += rest
     return args
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gspo", description="Sequence-level reinforcement learning for language models."
-    )
+    parser = Parser(prog="gspo", description="Sequence-level reinforcement learning for language models.")
     parser.add_argument("--version", action="version", version=f"gspo {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _config_command(commands, "train", "train with reinforcement learning on verifiable rewards", _train)
     _config_command(commands, "sft", "supervised fine-tuning on an answer column", _sft)
-    _config_command(commands, "config", "print the resolved configuration, every key explained", _config)
+    _print_command(commands)
     compare = _config_command(
         commands, "compare", "the same task and seeds with several settings, side by side", _compare
     )
@@ -156,6 +161,19 @@ def _config_command(
     return parser
 
 
+def _print_command(commands: Any) -> None:
+    parser = _config_command(commands, "config", "print the resolved configuration, every key explained", _config)
+    parser.usage = (
+        "gspo config [-h] [--config-path DIR] [--config-name NAME] [--set-only] [--flat] [SECTION|KEY|KEY=VALUE ...]"
+    )
+    parser.description = (
+        "Print the resolved configuration, every key explained, or only the sections and keys that are named. What is "
+        "printed can be used as a file."
+    )
+    parser.add_argument("--set-only", action="store_true", help="only what your file and overrides set, not a preset")
+    parser.add_argument("--flat", action="store_true", help="a line for each key, with its full name: for grep")
+
+
 def _register_data(commands: Any) -> None:
     from gspo.commands.data import register
 
@@ -165,13 +183,14 @@ def _register_data(commands: Any) -> None:
 def _load(args: argparse.Namespace) -> Any:
     from gspo.config import load_config
 
+    _explain(args)
     return load_config(args.config_path, args.config_name, args.overrides)
 
 
 def _train(args: argparse.Namespace) -> int:
+    config = _begin(args)
     from gspo.api import train
 
-    config = _load(args)
     run = train(config)
     if not config.trainer.val_only:
         _print_paths(run.folder)
@@ -179,10 +198,27 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _sft(args: argparse.Namespace) -> int:
+    config = _begin(args)
     from gspo.api import sft
 
-    _print_paths(sft(_load(args)).folder)
+    _print_paths(sft(config).folder)
     return 0
+
+
+def _explain(args: argparse.Namespace) -> None:
+    """Answers what cannot be a configuration as it was typed."""
+    explain_config_files(args.config_path, args.config_name)
+    explain_overrides(args.overrides)
+
+
+def _begin(args: argparse.Namespace) -> Any:
+    """The configuration of a run, held to what can be told without torch, whose import takes seconds."""
+    from gspo.commands.ready import require_alone, require_ready
+
+    require_alone()
+    config = _load(args)
+    require_ready(config, args.command)
+    return config
 
 
 def _print_paths(folder: Path) -> None:
@@ -192,22 +228,36 @@ def _print_paths(folder: Path) -> None:
 
 
 def _config(args: argparse.Namespace) -> int:
+    from gspo.commands.printed import printed_keys
     from gspo.config import notices, render
 
+    explain_overrides(args.overrides, names=True)
+    named, args.overrides = without_names(args.overrides)
     config = _load(args)
-    print(render(config), end="")
+    keys = printed_keys(config, named, set_only=args.set_only)
+    print(render(config, keys, flat=args.flat), end="")
     for line in notices(config):
         print(f"gspo: note: {line}", file=sys.stderr)
     return 0
 
 
 def _eval(args: argparse.Namespace) -> int:
+    from gspo.commands.ready import require_alone, require_ready_to_evaluate
+
+    require_alone()
+    require_ready_to_evaluate(args.models, args.data, args.set)
     from gspo.commands.evaluate import evaluate_models
 
     return evaluate_models(args)
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from gspo.commands.ready import require_alone, writable
+    from gspo.config.paths import expanded
+
+    require_alone()
+    _explain(args)
+    writable(expanded(args.out, "--out"))
     from gspo.commands.compare import compare_command
 
     return compare_command(args)
@@ -243,9 +293,11 @@ def _samples(args: argparse.Namespace) -> int:
 
 
 def _quickstart(args: argparse.Namespace) -> int:
+    from gspo.commands.ready import require_alone, writable
     from gspo.config.paths import expanded
 
-    out = expanded(args.out, "--out")
+    require_alone()
+    out = writable(expanded(args.out, "--out"))
     if args.gad:
         from gspo.commands.gad_quickstart import gad_quickstart
 

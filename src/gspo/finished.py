@@ -14,6 +14,7 @@ import pyarrow as pa
 from gspo.config import Config, load_config
 from gspo.config.paths import expanded
 from gspo.observe.jsonl import read_jsonl
+from gspo.shell import gspo_command
 
 if TYPE_CHECKING:
     from gspo.checkpoint import Checkpoint
@@ -114,8 +115,8 @@ class FinishedRun:
         folder = self.folder / "huggingface"
         if not (folder / "config.json").is_file():
             raise ValueError(
-                f"{self.folder} has no exported model (huggingface/): `gspo export {self.folder}` makes it of "
-                "the newest checkpoint"
+                f"{self.folder} has no exported model (huggingface/): `{gspo_command('export', self.folder)}` makes it "
+                "of the newest checkpoint"
             )
         return folder
 

@@ -12,6 +12,7 @@ from messages import names
 from gspo.commands.data import register
 from gspo.data import DataError
 from gspo.data.sources import write_gsm8k, write_jsonl
+from gspo.shell import pip_install
 
 SOLUTION = "He sold 2*500 = $<<2*500=1000>>1,000.\n#### 1,000"
 
@@ -73,7 +74,7 @@ def test_gsm8k_sources_that_cannot_be_used(
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     assert error("openai/gsm8k") == (
         "openai/gsm8k is not a folder, and reading it from the Hugging Face hub needs the package `datasets`: "
-        "name a folder with train.jsonl and test.jsonl, or run `pip install datasets`"
+        f"name a folder with train.jsonl and test.jsonl, or install it by `{pip_install('datasets')}`"
     )
 
 

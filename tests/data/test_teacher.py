@@ -24,6 +24,7 @@ from gspo.data import teacher_client
 from gspo.data.rows import DataError
 from gspo.data.teacher import Collected, collect_teacher
 from gspo.data.teacher_client import Endpoint
+from gspo.shell import install_command
 
 pytest.importorskip("openai")
 KEY = "sk-secret-0123456789"
@@ -401,7 +402,7 @@ def test_without_the_package_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(DataError) as caught:
         collect(1)
-    assert names(caught, "openai", "pip install 'gspo[teacher]'")
+    assert names(caught, "openai", install_command("teacher"))
 
 
 def test_the_command_s_exit_code_says_that_rows_are_missing(

@@ -11,6 +11,7 @@ from gspo.config.schema_data import CustomRewardConfig, OverlongBufferConfig, Re
 from gspo.groups import Group, Outcome, Prompt
 from gspo.rewards import RewardError, RewardManager
 from gspo.rewards.combine import SteadyNames
+from gspo.shell import gspo_command
 
 Make = Callable[..., Any]
 
@@ -197,7 +198,7 @@ def test_errors_stop_the_run_where_they_are_to(make_manager: Make, make_group: M
         (
             {"data_source": "reasoning_gym/chain_sum"},
             "row f:0 has no entry of reasoning-gym (task, task_config, entry) in extra_info: "
-            "write the data with `gspo data reasoning-gym`",
+            f"write the data with `{gspo_command('data', 'reasoning-gym')}`",
         ),
     ],
 )

@@ -42,8 +42,8 @@ def register(subparsers: Any) -> None:
         help="a setting of the task",
     )
 
-    lines = kinds.add_parser("jsonl", help="your own questions and answers, one JSON object a line")
-    lines.add_argument("file", help="the .jsonl, .json or .parquet file")
+    lines = kinds.add_parser("jsonl", help="your own questions and answers, one JSON object a line or a csv file")
+    lines.add_argument("file", help="the .jsonl, .json, .parquet, .csv or .tsv file")
     lines.add_argument("--out", required=True, help="the .parquet file to write")
     lines.add_argument("--prompt-key", default="prompt", help="key of the question (default prompt)")
     lines.add_argument("--answer-key", default="answer", help="key of the ground truth (default answer); '' for none")

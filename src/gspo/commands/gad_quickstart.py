@@ -25,6 +25,7 @@ from gspo.models import load_actor_tokenizer, load_policy
 from gspo.models.scratch import make_model_folder
 from gspo.rewards import RewardManager
 from gspo.rollout import LocalEngine, SamplingParams
+from gspo.shell import gspo_command
 from gspo.trainer import train
 from gspo.trainer.assembly import validation_sampling
 from gspo.trainer.opening import choose_device
@@ -86,9 +87,13 @@ def gad_quickstart(out: Path, seed: int = 1) -> int:
     console.print(f"report   {run.folder / 'report.html'}   (open it in a browser)", soft_wrap=True)
     console.print(f"model    {run.folder / 'huggingface'}", soft_wrap=True)
     console.print(f"samples  {run.folder / 'samples.jsonl'}\n")
-    console.print("next: another seed       gspo quickstart --gad --seed 2")
-    console.print("      every setting      gspo config --config-name gad_quickstart")
-    console.print("      your own teacher   gspo data teacher --help; docs/algorithms/gad.md leads on", soft_wrap=True)
+    console.print(f"next: another seed       {gspo_command('quickstart', '--gad', '--seed', '2')}", soft_wrap=True)
+    every = gspo_command("config", "--config-name", "gad_quickstart")
+    console.print(f"      every setting      {every}", soft_wrap=True)
+    console.print(
+        f"      your own teacher   {gspo_command('data', 'teacher', '--help')}; docs/algorithms/gad.md leads on",
+        soft_wrap=True,
+    )
     return 0
 
 

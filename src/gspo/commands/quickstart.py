@@ -22,6 +22,7 @@ from gspo.config.overrides import setting
 from gspo.data.gym_source import write_reasoning_gym
 from gspo.models.scratch import make_model_folder
 from gspo.observe.jsonl import read_jsonl
+from gspo.shell import gspo_command
 from gspo.trainer import train
 from gspo.trainer.sft import sft
 
@@ -119,6 +120,9 @@ def summarize(folder: Path, console: Console, seconds: float) -> None:
         f"model    {folder / 'huggingface'}   (AutoModelForCausalLM.from_pretrained loads it)", soft_wrap=True
     )
     console.print(f"samples  {folder / 'samples.jsonl'}\n")
-    console.print("next: another seed       gspo quickstart --seed 2")
-    console.print("      every setting      gspo config --config-name quickstart")
-    console.print("      your own data      gspo data --help, then gspo train; docs/index.md leads on", soft_wrap=True)
+    console.print(f"next: another seed       {gspo_command('quickstart', '--seed', '2')}", soft_wrap=True)
+    console.print(f"      every setting      {gspo_command('config', '--config-name', 'quickstart')}", soft_wrap=True)
+    console.print(
+        f"      your own data      {gspo_command('data', '--help')}, then gspo train; docs/index.md leads on",
+        soft_wrap=True,
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from gspo.config.convert import ConfigError
 from gspo.config.texts import text_problem
 
 __all__ = ["expanded", "expanded_text", "is_jinja"]
+
+_DRIVE = re.compile(r"([A-Za-z]):[\\/]")
 
 
 def is_jinja(text: str) -> bool:
@@ -37,6 +40,13 @@ def expanded_text(path: str, name: str) -> str:
     """
     if problem := text_problem(path, name):
         raise ConfigError(problem, name)
+    if os.name == "posix" and (drive := _DRIVE.match(path)):
+        within = path[drive.end() :].replace("\\", "/")
+        raise ConfigError(
+            f"{name}={path} is a path of Windows, and this is not: write it as this system has it (in WSL: "
+            f"/mnt/{drive[1].lower()}/{within})",
+            name,
+        )
     whole = os.path.expanduser(path)
     if whole.startswith("~"):  # what expanduser does where it finds no home folder
         user = path.partition("/")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import yaml
@@ -19,9 +19,17 @@ __all__ = ["render", "shown"]
 _WIDTH = 120
 
 
-def render(config: Config) -> str:
-    """The whole tree as commented YAML, secrets hidden. Loading the text gives an equal configuration but for those."""
-    return "\n".join(_lines(config, shown(config), "")).lstrip() + "\n"
+def render(config: Config, keys: Collection[str] | None = None, *, flat: bool = False) -> str:
+    """The tree as commented YAML, secrets hidden. Loading the text gives an equal configuration but for those.
+
+    Args:
+        config: the configuration.
+        keys: the dotted keys to print, sections with all that is in them; None: everything.
+        flat: a line for each key with its full name, its value and its comment, so that lines can be searched.
+    """
+    wanted = None if keys is None else frozenset(keys)
+    lines = _flat_lines(config, shown(config), wanted) if flat else _lines(config, shown(config), wanted)
+    return "".join(f"{line}\n" for line in lines).lstrip("\n")
 
 
 def shown(config: Config) -> dict[str, Any]:
@@ -30,16 +38,24 @@ def shown(config: Config) -> dict[str, Any]:
     return tree
 
 
-def _lines(node: Section, tree: dict[str, Any], indent: str) -> Iterator[str]:
+def _lines(
+    node: Section, tree: dict[str, Any], wanted: frozenset[str] | None, prefix: str = "", indent: str = ""
+) -> Iterator[str]:
     for spec in dataclasses.fields(node):
         if "line" not in spec.metadata:
             continue
         name, comment = spec.name, f"# {spec.metadata['line']}"
+        key = prefix + name
+        within = None if wanted is None or key in wanted else wanted
         if "section" in spec.metadata:
-            if not indent:
-                yield ""
-            yield f"{indent}{name}:  {comment}"
-            yield from _lines(getattr(node, name), tree[name], f"{indent}  ")
+            inner = list(_lines(getattr(node, name), tree[name], within, f"{key}.", f"{indent}  "))
+            if inner:
+                if not indent:
+                    yield ""
+                yield f"{indent}{name}:  {comment}"
+                yield from inner
+            continue
+        if within is not None:
             continue
         entry = f"{indent}{name}: {_scalar(_escaped(tree[name]))}"
         if len(entry) + len(comment) + 2 <= _WIDTH:
@@ -49,6 +65,18 @@ def _lines(node: Section, tree: dict[str, Any], indent: str) -> Iterator[str]:
                 comment, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}# ", break_long_words=False
             )
             yield entry
+
+
+def _flat_lines(node: Section, tree: dict[str, Any], wanted: frozenset[str] | None, prefix: str = "") -> Iterator[str]:
+    for spec in dataclasses.fields(node):
+        if "line" not in spec.metadata:
+            continue
+        key = prefix + spec.name
+        within = None if wanted is None or key in wanted else wanted
+        if "section" in spec.metadata:
+            yield from _flat_lines(getattr(node, spec.name), tree[spec.name], within, f"{key}.")
+        elif within is None:
+            yield f"{key}: {_scalar(_escaped(tree[spec.name]))}  # {spec.metadata['line']}"
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from functools import reduce
 
 from gspo.config.convert import ConfigError
@@ -10,7 +11,29 @@ from gspo.config.schema import Config, to_dict
 from gspo.config.secrets import hidden_keys
 from gspo.config.usage import key_facts
 
-__all__ = ["obstacles", "require_honoured", "require_keys", "require_supported"]
+__all__ = ["obstacles", "require_honoured", "require_keys", "require_one_process", "require_supported"]
+
+# How launchers tell a process how many of it there are.
+_LAUNCHERS = {"WORLD_SIZE": "torchrun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
+
+
+def require_one_process(environment: Mapping[str, str] | None = None) -> None:
+    """Checks that no launcher has started this command several times: each would do the whole of it.
+
+    Args:
+        environment: the process's variables; None: those of this one.
+
+    Raises:
+        ConfigError: one has; says how to start it.
+    """
+    environment = os.environ if environment is None else environment
+    for name, launcher in _LAUNCHERS.items():
+        size = environment.get(name, "")
+        if size.isdigit() and int(size) > 1:
+            raise ConfigError(
+                f"{launcher} starts {size} processes ({name}={size}), and this release trains in one: leave {launcher} "
+                f"out, and start the command itself (where there is no launcher: unset {name})"
+            )
 
 
 def require_keys(config: Config, *keys: str) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 from gspo.config.convert import ConfigError, show
 from gspo.config.fields import children, leaves, type_hints
+from gspo.config.other_names import key_elsewhere
 from gspo.config.schema import Config
 from gspo.config.texts import text_problem
 from gspo.config.verl_keys import above, is_namespace, legacy_default, moved, row_of, same, table
 from gspo.methods import loss_named
+from gspo.shell import gspo_command
 
 __all__ = ["Settings", "full_key", "known_keys", "section_keys"]
 
@@ -202,15 +204,29 @@ def _merged(below: Any, above: Any) -> Any:
     return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 
+def _of_another_trainer(key: str) -> list[str]:
+    """The key that is meant by another trainer's name: in the section that it was written in, where it is there."""
+    meant = key_elsewhere(key)
+    if meant is None:
+        return []
+    beside = f"{key.rpartition('.')[0]}.{meant.rpartition('.')[2]}"
+    return [beside if beside in known_keys() else meant]
+
+
 def _unknown(key: str, origin: str) -> ConfigError:
     candidates = sorted({*known_keys(), *section_keys()})
     name = key.rpartition(".")[2]
     near = [candidate for candidate in candidates if candidate.rpartition(".")[2] == name]
+    near += _of_another_trainer(key)
     near += get_close_matches(key, candidates, n=3, cutoff=0.8)
     if not near:
         last_names = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
         near = [last_names[match] for match in get_close_matches(name, list(last_names), n=2, cutoff=0.7)]
     of_verl = [candidate for candidate in (*table().foreign, *table().moved) if candidate not in section_keys()]
     near = get_close_matches(key, of_verl, n=1, cutoff=_ONE_SLIP if near else 0.8) + near
-    hint = f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else "`gspo config` prints every key"
+    hint = (
+        f"did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?"
+        if near
+        else f"`{gspo_command('config')}` prints every key"
+    )
     return ConfigError(f"unknown key {key} ({origin}): {hint}", key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = ["find_source", "is_preset", "preset_names", "read_source"]
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Names that verl gives to one configuration for several of its engines.
 _ALIASES = {"ppo_megatron_trainer": "ppo_trainer", "ppo_veomni_trainer": "ppo_trainer"}
+_TAB = re.compile(r"^ *\t.*", re.MULTILINE)
 _PRESETS = Path(str(resources.files("gspo.config"))) / "presets"
 
 
@@ -109,6 +111,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is nested thousands of levels deep: write it flatter") from error
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         detail = masked_text(" ".join(str(error).split()))
+        if isinstance(error, yaml.MarkedYAMLError) and (tabs := _TAB.findall(text)):
+            detail = f"line {text[: text.index(tabs[0])].count(chr(10)) + 1} begins with a tab: YAML indents by spaces"
         raise ConfigError(f"{path} is not YAML that can be read: {detail}") from error
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path} must hold a mapping of keys to values, not a list or a single value")

@@ -13,19 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gspo.config.paths import expanded
+from gspo.data.files import DataError, check_path, kind
 
 __all__ = ["DataError", "Table", "cells", "read_table", "read_tables", "refuse_twice_named"]
-
-_SUFFIXES = (".parquet", ".json", ".jsonl")
-
-
-class DataError(ValueError):
-    """A file or a row that cannot be used; the message names it and says what to do."""
-
-    @classmethod
-    def at(cls, label: str, row: int, problem: str) -> DataError:
-        """The error of one row. `label` is the file; `row` counts from 0, as in the file."""
-        return cls(f"{label}, row {row} (counted from 0): {problem}")
 
 
 @dataclass(frozen=True)
@@ -91,8 +81,8 @@ def read_table(path: Path, label: str | None = None) -> Table:
     Raises:
         DataError: the file is missing, a folder, of another kind, unreadable or without rows.
     """
-    _check_path(path)
-    columns, rows = _read_parquet(path) if _kind(path) == ".parquet" else _read_json(path)
+    check_path(path)
+    columns, rows = _read_parquet(path) if kind(path) == ".parquet" else _read_json(path)
     if not rows:
         raise DataError(f"{path} has no rows: it needs at least one")
     return Table(path, label or path.name, columns, rows)
@@ -154,29 +144,8 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [label(path) for path in paths]
 
 
-def _check_path(path: Path) -> None:
-    if path.is_dir():
-        found = sorted(entry.name for entry in path.iterdir() if _kind(entry) in _SUFFIXES)
-        raise DataError(f"{path} is a folder: name the files in it ({_listing(found)})")
-    if _kind(path) not in _SUFFIXES:
-        raise DataError(f"{path} is not a .parquet, .json or .jsonl file: convert it to one of them")
-    if not path.exists():
-        found = sorted(entry.name for entry in path.parent.glob("*") if _kind(entry) in _SUFFIXES)
-        raise DataError(f"{path} does not exist; data files in its folder: {_listing(found)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is an empty file: write it again")
-
-
-def _kind(path: Path) -> str:
-    return path.suffix.lower()
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _read_parquet(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -195,13 +164,13 @@ def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}): write it again as UTF-8") from error
-    if _kind(path) == ".json":
+    if kind(path) == ".json":
         try:
             rows = _parse(text)
         except ValueError as error:
             raise DataError(f"{path} is not valid JSON ({error}); for one object a line name it .jsonl") from error
         if not isinstance(rows, list):
-            raise DataError(f"{path} holds a {type(rows).__name__}, not a list of rows: write [{{...}}, {{...}}]")
+            raise DataError(f"{path} {_no_list(rows)}")
     else:
         # Not splitlines(): a JSON text may hold other line separators, such as U+2028.
         rows = [_parse_line(path, number, line) for number, line in enumerate(filter(str.strip, text.split("\n")))]
@@ -209,6 +178,18 @@ def _read_json(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError.at(str(path), number, f"is a {type(row).__name__}, not an object: write {{...}}")
     return tuple(dict.fromkeys(key for row in rows for key in row)), rows
+
+
+def _no_list(content: Any) -> str:
+    """What is wrong with the content of a .json file that is no list, and where its rows may be."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+                return f"is one object, whose key {key!r} has a list of {len(value)} rows: write that list alone"
+        if content and all(isinstance(value, list) for value in content.values()):
+            return f"is one object of columns ({', '.join(content)}): write a list of rows, [{{...}}, {{...}}]"
+        return f"is one object ({', '.join(content)}), not a list of rows: write [{{...}}], or name the file .jsonl"
+    return f"holds a {type(content).__name__}, not a list of rows: write [{{...}}, {{...}}]"
 
 
 def _parse_line(path: Path, number: int, line: str) -> Any:

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from gspo.config.paths import expanded
 from gspo.config.texts import text_problem
+from gspo.data.delimited import read_any_table
 from gspo.data.rows import DataError, read_table
+from gspo.shell import pip_install
 
 __all__ = ["GSM8K_INSTRUCTION", "Written", "make_row", "write_gsm8k", "write_jsonl", "write_parquet"]
 
@@ -98,7 +100,7 @@ def _gsm8k_splits(source: str | Path) -> dict[str, tuple[str, list[dict[str, Any
     except ImportError as error:
         raise DataError(
             f"{source} is not a folder, and reading it from the Hugging Face hub needs the package `datasets`: "
-            "name a folder with train.jsonl and test.jsonl, or run `pip install datasets`"
+            f"name a folder with train.jsonl and test.jsonl, or install it by `{pip_install('datasets')}`"
         ) from error
     splits = datasets.load_dataset(str(source), "main")
     return {split: (f"{source} {split}", list(splits[split])) for split in ("train", "test")}
@@ -138,7 +140,7 @@ def write_jsonl(
     instruction: str = "",
     system_prompt: str | None = None,
 ) -> Written:
-    """A .jsonl, .json or .parquet file of questions and answers as parquet in verl's columns.
+    """A .jsonl, .json, .parquet, .csv or .tsv file of questions and answers as parquet in verl's columns.
 
     Args:
         file: the rows.
@@ -158,7 +160,7 @@ def write_jsonl(
     if target.suffix != ".parquet":
         raise DataError(f"{target} is not a .parquet file: name the file to write, such as {target / 'train.parquet'}")
     rows = []
-    for number, row in enumerate(read_table(path).rows):
+    for number, row in enumerate(read_any_table(path).rows):
         question = _required(path, number, row, prompt_key, "--prompt-key")
         if not isinstance(question, str) or not question.strip():
             raise DataError.at(str(path), number, f"{prompt_key!r} is not a text with something in it: {question!r}")

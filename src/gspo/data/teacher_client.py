@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from gspo.config.texts import text_problem
 from gspo.data.rows import DataError
 from gspo.data.teacher_journal import TeacherResponse
+from gspo.shell import install_command
 
 __all__ = ["Endpoint", "EndpointClient", "Refused", "Stopped"]
 
@@ -92,7 +93,9 @@ class EndpointClient:
         try:
             import openai
         except ImportError as error:
-            raise DataError("`gspo data teacher` needs the package openai: pip install 'gspo[teacher]'") from error
+            raise DataError(
+                f"`gspo data teacher` needs the package openai: install it by `{install_command('teacher')}`"
+            ) from error
         self._key = os.environ.get(endpoint.api_key_env, "").strip()
         if not self._key:
             raise DataError(

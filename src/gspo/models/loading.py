@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from gspo.config.paths import expanded, is_jinja
 from gspo.config.texts import first_line
 from gspo.models.folder import MODEL_FILES, TOKENIZER_FILES, check_files
+from gspo.models.naming import mistaken_for_model
 from gspo.models.preparing import dtype_named
 
 __all__ = ["load_model", "load_tokenizer", "stored_dtype"]
@@ -166,8 +167,8 @@ def _existing(path: str | None, path_key: str, marks: Sequence[str]) -> str:
     folder = expanded(path, path_key)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if folder.exists():
-        if (folder / "state.json").is_file():
-            raise ValueError(f"{path_key}: {path} is a checkpoint of a run: make a model of it by `gspo export {path}`")
+        if problem := mistaken_for_model(folder):
+            raise ValueError(f"{path_key}: {path} {problem}")
         if not any((folder / mark).is_file() for mark in marks):
             what = "tokenizer's" if len(marks) > 1 else "model"
             raise ValueError(

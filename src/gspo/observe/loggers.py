@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from gspo.observe.jsonl import open_jsonl, read_jsonl, write_jsonl, write_line
+from gspo.shell import install_command
 
 __all__ = ["JsonlAmender", "JsonlLogger", "Logger", "TensorboardLogger", "Tracker", "WandbLogger", "make_tracker"]
 
@@ -116,7 +117,7 @@ class WandbLogger:
         try:
             import wandb
         except ImportError as error:
-            fix = 'install it with `pip install "gspo[wandb]"` or take "wandb" out of trainer.logger'
+            fix = f"install it by `{install_command('wandb')}`, or take wandb out of trainer.logger"
             raise ValueError(f"trainer.logger names wandb, which is not installed; {fix}") from error
         id_file = Path(run_dir) / "wandb_id.txt"
         if resume_step is None or not id_file.exists():

@@ -19,6 +19,7 @@ from gspo.rewards.length import overlong_penalty
 from gspo.rewards.seen import opens_thoughts, with_opening
 from gspo.rewards.truth import gsm8k_truth, math_truth
 from gspo.rewards.workers import WorkerPool
+from gspo.shell import gspo_command
 
 __all__ = ["BUILTINS", "cannot_read_truth", "function_for", "make_scorer", "says_correct"]
 
@@ -187,6 +188,6 @@ def _gym_entry(prompt: Prompt) -> dict[str, Any]:
     if not all(isinstance(prompt.extra_info.get(key), str) for key in keys):
         raise _Unscorable(
             f"row {prompt.uid} has no entry of reasoning-gym ({', '.join(keys)}) in extra_info: "
-            "write the data with `gspo data reasoning-gym`"
+            f"write the data with `{gspo_command('data', 'reasoning-gym')}`"
         )
     return {key: prompt.extra_info[key] for key in keys}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +13,7 @@ from rich.text import Text
 
 from gspo.commands.evaluate.models import Candidate, find_candidates
 from gspo.commands.evaluate.results import Evaluation, print_differences, print_results, write_files
+from gspo.commands.ready import writable
 from gspo.config import Config, load_config, require_honoured
 from gspo.config.paths import expanded
 from gspo.config.secrets import masked_text
@@ -65,7 +64,7 @@ def evaluate_models(
         raise ValueError(f"--max-samples is {args.max_samples}: give 1 or more, or leave it out for all rows")
     sampling = _sampling(args, config)
     candidates = find_candidates(args.models, config)
-    folder = _writable(expanded(args.out, "--out"))
+    folder = writable(expanded(args.out, "--out"))
     device = choose_device(config.trainer)
     require_engine(config.rollout.name)
     make_engine = make_engine or partial(make_named, config.rollout.name)
@@ -97,23 +96,6 @@ def evaluate_models(
     write_files(folder, evaluations, settings)
     _say(console, f"written: {folder / 'results.json'} and {folder / 'responses.jsonl'}")
     return 0
-
-
-def _writable(folder: Path) -> Path:
-    """The folder of the results; that it can be made is tried before the first response is sampled."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file: name a folder")
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-        for part in missing:
-            part.rmdir()
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be made ({error.strerror}): name another folder") from error
-    if not writable:
-        raise ValueError(f"--out {folder} is read-only: name a folder that can be written to")
-    return folder
 
 
 def _answer(
