@@ -34,10 +34,10 @@ def _registered_names() -> Iterator[None]:
         LOSSES,
         REWARD_REGISTRY,
         ENGINE_REGISTRY,
+        ENGINES,
     )
-    registries, engines = [(table, dict(table)) for table in tables], set(ENGINES)
+    registries = [(table, dict(table)) for table in tables]
     yield
-    ENGINES.intersection_update(engines)
     for registry, before in registries:
         registry.clear()
         registry.update(before)
