@@ -454,3 +454,56 @@ def test_a_response_that_cannot_be_encoded_is_reported(collect: Callable[..., Co
     ((row, _, why),) = collected.failures
     assert row == 0
     assert names(why, "the response", "\\ud83d")
+
+
+def _function(name: str) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    return {"type": "function", "function": {"name": name, "description": name, "parameters": parameters}}
+
+
+@pytest.mark.parametrize("spelled", [False, True], ids=["a list", "JSON text"])
+def test_a_rows_tools_are_offered_to_the_teacher(
+    spelled: bool, collect: Callable[..., Collected], server: FakeEndpoint, write_rows: Callable[..., Path]
+) -> None:
+    """Nulls that a column of structs fills in are left out."""
+    weather, time_of = _function("weather"), _function("time")
+    filled = {**time_of, "function": {**time_of["function"], "strict": None}}
+    given = [[weather, filled], [weather], None]
+    tools = [json.dumps(each) if spelled and each else each for each in given]
+    collected = collect(prompts=write_rows(*({"prompt": f"q{row}", "tools": each} for row, each in enumerate(tools))))
+    assert (collected.num_rows, collected.failures) == (3, ())
+    offered = {body["messages"][-1]["content"]: body.get("tools", "none") for body in server.bodies}
+    assert offered == {"q0": [weather, time_of], "q1": [weather], "q2": "none"}
+    assert rows_of(collected.path)[2]["tools"] is None  # the column stays
+
+
+def test_tools_under_another_name_or_left_out(
+    collect: Callable[..., Collected], server: FakeEndpoint, write_rows: Callable[..., Path]
+) -> None:
+    weather = _function("weather")
+    path = write_rows({"prompt": "q0", "tools": [_function("no")], "abilities": [weather]})
+    collect(prompts=path, tools_key="abilities")
+    assert server.bodies[-1]["tools"] == [weather]
+    (path.parent / "out.parquet.journal.jsonl").unlink()
+    collect(prompts=path, tools_key=None)
+    assert "tools" not in server.bodies[-1]
+    with pytest.raises(DataError, match=r"has no column 'gone'; |has no column 'gone': set --tools-key"):
+        collect(prompts=path, tools_key="gone")
+    with pytest.raises(DataError) as caught:
+        collect(prompts=write_rows({"prompt": "q0", "tools": "no JSON"}))
+    assert names(caught.value, "row 0", "tools", "JSON")
+
+
+def test_a_teacher_that_calls_a_tool_is_reported(
+    collect: Callable[..., Collected], server: FakeEndpoint, write_rows: Callable[..., Path]
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    server.scripts["q0"] = [(200, {}, json.dumps(body).encode())]
+    rows = [{"prompt": f"q{row}", "tools": [_function("weather")]} for row in range(2)]
+    collected = collect(prompts=write_rows(*rows))
+    ((row, _, problem),) = collected.failures
+    assert row == 0
+    assert names(problem, "calls a tool", "tools")

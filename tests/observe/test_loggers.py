@@ -1,13 +1,16 @@
 """Loggers: what stands in their files, after a resume too, and what the tracker does with several."""
 
+import errno
 import json
 import math
+import os
 import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gspo.observe.loggers import JsonlLogger, TensorboardLogger, Tracker, make_tracker
@@ -125,3 +128,39 @@ def test_wandb_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "resume": "allow",
     }
     assert logged == [({"a": 0.5}, 2)] * 3
+
+
+def test_what_fails_in_wandb_for_want_of_disk_names_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = types.SimpleNamespace(finish=full, log=full)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+    tracker = make_tracker(["wandb"], tmp_path, "project", "name", {})
+    for act in (lambda: tracker.log({"a": 0.5}, 1), tracker.close):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+            act()
+        assert caught.value.filename == str(tmp_path / "wandb")
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=full))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+        make_tracker(["wandb"], tmp_path, "project", "name", {})
+    assert caught.value.filename == str(tmp_path / "wandb")
+
+
+def test_tensorboard_holds_what_its_own_writer_would(tmp_path: Path) -> None:
+    """Tags, steps and float32 values, not finite ones too; each step whole on the disk as soon as it is logged."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger, figures = TensorboardLogger(tmp_path), {"a/b": 0.1, "c": math.nan, "d": -math.inf, "e": 1e300}
+    for step in (1, 2):
+        logger.log(figures, step)
+        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        assert sorted(events.Tags()["scalars"]) == sorted(figures)
+        for name, value in figures.items():
+            found = events.Scalars(name)
+            assert [event.step for event in found] == list(range(1, step + 1))
+            expected = math.inf if value > 3.5e38 else float(np.float32(value))
+            assert str(found[-1].value) == str(expected)
+    logger.close()
+    assert events.file_version == 2.0

@@ -157,6 +157,7 @@ def test_a_failure_names_function_cause_and_line_and_the_others_stay(
     [
         ("os._exit(0)", "ended by itself with code 0"),
         ("os.kill(os.getpid(), 11)", "SIGSEGV"),
+        ("sys.setrecursionlimit(10**8); deep = lambda *_: sorted([1], key=deep); deep()", "deeper than the stack"),
         ("threading.Thread(target=os._exit, args=(3,)).start(); time.sleep(5)", "ended by itself with code 3"),
         ("os.write(1, b'x'); os.closerange(3, 256); time.sleep(5)", "ended"),
         ("return float(len(bytearray(3 << 30)))", "reward.max_memory_gb"),
@@ -166,7 +167,7 @@ def test_what_ends_its_process_is_an_error_of_its_call(
     line: str, cause: str, keyword: str, write_module: Make, make_group: Make
 ) -> None:
     path = write_module(
-        "import os, threading, time\n"
+        "import os, sys, threading, time\n"
         f"{keyword} compute_score(solution_str, **_):\n    if solution_str == 'good': return 1\n    {line}\n"
     )
     *sound, bad = outcomes(file_scorer, path, make_group(*["good"] * 6, "bad"), 5.0, 1.0)

@@ -50,7 +50,11 @@ def test_results_come_back_in_place(pool: WorkerPool) -> None:
     [
         ("hang", "timed out after 1 s (reward.timeout)"),
         ("compute", "timed out after 1 s (reward.timeout)"),
-        ("crash", "the scoring process was ended by SIGSEGV"),
+        (
+            "crash",
+            "the scoring process was ended by SIGSEGV: a recursion deeper than the stack, or a crash in a library's "
+            "own code",
+        ),
         ("leave", "the scoring process ended by itself with code 3"),
         ("exits", "SystemExit: bye (worker_functions.py, line 8)"),
         ("fails", "KeyError: 'k' (worker_functions.py, line 9)"),

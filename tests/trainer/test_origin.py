@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from messages import names
 from transformers import AutoTokenizer
 
 from gspo.checkpoint import CheckpointError, load_checkpoint, seed_generators
-from gspo.config import load_config
+from gspo.config import ConfigError, load_config
 from gspo.models.scratch import make_model_folder
 from gspo.trainer import origin, train
 
@@ -71,6 +72,47 @@ def test_the_day_belongs_to_the_run(
     prompts = [record["prompt"] for record in records(tmp_path / "run", "samples.jsonl")]
     assert prompts
     assert all(day in prompt for prompt in prompts)
+
+
+def test_two_runs_on_two_days_are_the_same_where_the_day_is_set(
+    run: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(origin, "datetime", Clock)
+    (tmp_path / "dated.jinja").write_text(_DATED)
+    template = f"actor_rollout_ref.model.chat_template={tmp_path / 'dated.jinja'}"
+    dated = (template, "data.max_prompt_length=80", "trainer.logger=[console,jsonl]")
+    first, second, other = (f"trainer.default_local_dir={tmp_path / name}" for name in ("first", "second", "other"))
+    run(*dated, first)
+    began = records(tmp_path / "first", "samples.jsonl")[0]["prompt"]
+    said = " ".join("".join(capsys.readouterr()).split())
+    (day,) = re.findall(r"data\.template_date=(\d{4}-02-03) gives it to another run", said)
+    assert f"Today is 03 February {day[:4]}" in began
+    key = f"data.template_date={day}"
+    run(*dated, second, key)
+    run(*dated, other, key)
+    prompts = [record["prompt"] for record in records(tmp_path / "second", "samples.jsonl")]
+    assert all(f"Today is 03 February {day[:4]}, 00:00. " in prompt for prompt in prompts)
+    assert same_end(tmp_path / "second", tmp_path / "other", 2)
+    assert f"have the day of {day}" in " ".join("".join(capsys.readouterr()).split())
+    # A run keeps its day, whatever is asked for later.
+    run(*dated, second, "data.template_date=2001-01-01", "trainer.total_training_steps=3")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert names(said, f"began with {day}", "data.template_date")
+    assert f"{day[:4]}, 00:00" in records(tmp_path / "second", "samples.jsonl")[-1]["prompt"]
+
+
+def test_a_day_that_is_none_or_does_nothing(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("31.01.2026", "2026-02-30", "today"):
+        with pytest.raises(ConfigError) as caught:
+            load_config(overrides=[f"data.template_date={text}"])
+        assert names(caught.value, "data.template_date", text, "2026-01-31")
+    run("data.template_date=2026-01-31", "trainer.total_training_steps=1")
+    assert names(" ".join("".join(capsys.readouterr()).split()), "data.template_date=2026-01-31 has no effect")
+
+
+def test_the_day_of_a_yaml_file_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "dated.yaml").write_text("data: {template_date: 2026-01-31}")
+    assert load_config(str(tmp_path), "dated").data.template_date == "2026-01-31"
 
 
 def test_a_template_without_a_date_keeps_no_moment(run: Callable[..., None], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gspo.checkpoint import load_checkpoint
 from gspo.cli import main
+from gspo.observe import tensorboard
 from gspo.observe.jsonl import write_line
 from gspo.trainer import trained
 
@@ -204,6 +207,33 @@ def test_a_full_disk_under_the_figures_names_the_file() -> None:
     assert names(caught, "/dev/full")
     with suppress(OSError):
         file.close()
+
+
+def test_a_full_disk_under_tensorboard_is_one_line_and_the_run_goes_on_later(
+    run: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("trainer.logger=[tensorboard]", "trainer.total_training_steps=3")
+
+    class Full(FileIO):
+        """A disk that takes the first two steps and half of the third."""
+
+        def write(self, data: Any) -> int:
+            if len(list((tmp_path / "run" / "checkpoints").glob("global_step_*"))) < 2:
+                return super().write(data)
+            super().write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tensorboard, "open", lambda path, *_, **__: Full(path, "a"), raising=False)
+    assert run(*settings) == 1
+    error = capsys.readouterr().err.strip()
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert names(error, os.strerror(errno.ENOSPC), file)
+    assert len(error.splitlines()) == 1
+    monkeypatch.undo()
+    assert run(*settings) == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Scalars("critic/score/mean")] == [1, 2, 3]
 
 
 def test_tensorboard_shows_one_curve_after_a_resume(run: Start, tmp_path: Path) -> None:

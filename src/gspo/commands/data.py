@@ -73,6 +73,11 @@ def _register_teacher(kinds: Any) -> None:
         "--api-key-env", default="OPENAI_API_KEY", metavar="NAME", help="variable with the key (default OPENAI_API_KEY)"
     )
     teacher.add_argument("--prompt-key", default="prompt", help="the prompt's column (default prompt)")
+    teacher.add_argument(
+        "--tools-key",
+        default="tools",
+        help="column of the tools to offer, where there is one (default tools); '': none",
+    )
     teacher.add_argument("--teacher-key", default="teacher_response", help="column to write (default teacher_response)")
     teacher.add_argument(
         "--set",
@@ -140,6 +145,7 @@ def _teacher(args: argparse.Namespace) -> int:
         system_prompt=args.system_prompt,
         prompt_key=args.prompt_key,
         teacher_key=args.teacher_key,
+        tools_key=args.tools_key or None,
     )
     print(collected)
     return 1 if collected.failures else 0

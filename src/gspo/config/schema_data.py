@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, ClassVar
 
 from gspo.config.fields import COMMANDS, ConfigError, Section, option, section
@@ -38,6 +39,13 @@ class DataConfig(Section):
     teacher_key: str = option("teacher_response", "Column of the teacher's text, for GAD.", read_by=("train",))
     system_prompt: str | None = option(None, "System message put before prompts that have none.", read_by=COMMANDS)
     apply_chat_template_kwargs: dict[str, Any] = option({}, "Further arguments of the chat template.", read_by=COMMANDS)
+    template_date: str | None = option(
+        None,
+        "Day (YYYY-MM-DD) that a chat template which writes the date takes for today; null: the day of the start, "
+        "which a run keeps.",
+        example="2026-01-31",
+        read_by=COMMANDS,
+    )
     max_prompt_length: int = option(512, "Longest prompt, in tokens.", at_least=1, read_by=COMMANDS)
     max_response_length: int = option(512, "Longest response, in tokens.", at_least=1, read_by=COMMANDS)
     filter_overlong_prompts: bool = option(
@@ -60,6 +68,12 @@ class DataConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.template_date is not None:
+            try:
+                date.fromisoformat(self.template_date)
+            except ValueError:
+                key = self.key("template_date")
+                raise ConfigError(f"{key}={self.template_date} is no day: write one as 2026-01-31", key) from None
         for name in ("train_max_samples", "val_max_samples"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"{self.key(name)}=0 leaves no rows: set -1 for all, or 1 or more", self.key(name))

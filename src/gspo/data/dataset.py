@@ -99,7 +99,8 @@ def load_dataset(
         require_teacher: every row must have a text to learn from.
         text_key: the key of the `data` section that names this text's column: teacher_key or answer_key.
         max_samples: use the first rows only (over all files); -1 uses all.
-        now: the moment that a chat template which writes the date takes for now; None: the present one.
+        now: the moment that a chat template which writes the date takes for now; None: `config.template_date`, and
+            the present one where that is not set.
         label: what rows that are no files are called, in messages and in the prompts' uids.
 
     Raises:
@@ -107,6 +108,8 @@ def load_dataset(
     """
     tables = read_tables(files, max_samples) if _names_files(files, label) else [table_of(files, label, max_samples)]
     places = [(table, number) for table in tables for number in range(len(table.rows))]
+    if now is None and config.template_date is not None:
+        now = datetime.fromisoformat(config.template_date)
     with clock_at(now):
         texts = [_text(table, number, config, tokenizer) for table, number in places]
     token_ids = _tokenise(texts, tokenizer)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from gspo.config.paths import expanded
 from gspo.config.secrets import masked
 from gspo.config.texts import text_problem
-from gspo.data.messages import Messages, to_messages
+from gspo.data.messages import Messages, to_messages, to_tools
 from gspo.data.rows import DataError, Table, read_table
 from gspo.data.teacher_client import Endpoint, EndpointClient, Refused
 from gspo.data.teacher_journal import Journal, TeacherResponse
@@ -76,6 +76,7 @@ def collect_teacher(
     system_prompt: str | None = None,
     prompt_key: str = "prompt",
     teacher_key: str = "teacher_response",
+    tools_key: str | None = "tools",
 ) -> Collected:
     """Asks for `n` responses to each prompt and writes the file's rows with them, `n` rows a prompt, in its order.
 
@@ -91,17 +92,21 @@ def collect_teacher(
         system_prompt: put before each prompt that has no system message.
         prompt_key: the prompt's column.
         teacher_key: the column to write.
+        tools_key: column of the tools that a request offers, where there is one; None: none.
 
     Raises:
         DataError: the file, a row or an argument cannot be used, or no request can succeed (a wrong key or address).
     """
     source, target = expanded(file, "FILE"), expanded(out, "--out")
     table = read_table(source)
-    _check(target, table, n, concurrency, endpoint, prompt_key, teacher_key)
+    _check(target, table, n, concurrency, endpoint, prompt_key, teacher_key, tools_key)
     prompts = [_messages(table, row, prompt_key, system_prompt) for row in range(len(table.rows))]
+    tools = [_tools(table, row, tools_key) for row in range(len(table.rows))]
     _say_spelled(table, prompts, prompt_key)
     columns = _columns(table)  # before the first request: what cannot be written must not be found at the end
     settings = _settings(source, endpoint, system_prompt, prompt_key)
+    if any(tools):
+        settings["tools_key"] = tools_key
     with (
         closing(EndpointClient(endpoint)) as client,
         closing(Journal(target.with_name(target.name + ".journal.jsonl"), settings)) as journal,
@@ -110,7 +115,7 @@ def collect_teacher(
         left = [place for place in wanted if place not in journal.responses]
         if len(left) < len(wanted):
             print(f"gspo: {len(wanted) - len(left)} responses are in {journal.path}, {len(left)} left", file=sys.stderr)
-        failures = _ask_all(left, prompts, client, journal, concurrency)
+        failures = _ask_all(left, list(zip(prompts, tools, strict=True)), client, journal, concurrency)
         kept = {place: journal.responses[place] for place in wanted if place in journal.responses}
         if kept:
             _write(columns, kept, teacher_key, target)
@@ -119,7 +124,14 @@ def collect_teacher(
 
 
 def _check(
-    target: Path, table: Table, n: int, concurrency: int, endpoint: Endpoint, prompt_key: str, teacher_key: str
+    target: Path,
+    table: Table,
+    n: int,
+    concurrency: int,
+    endpoint: Endpoint,
+    prompt_key: str,
+    teacher_key: str,
+    tools_key: str | None,
 ) -> None:
     if target.suffix != ".parquet":
         raise DataError(f"{target} is not a .parquet file: name the file to write, such as {target / 'train.parquet'}")
@@ -133,6 +145,8 @@ def _check(
         raise DataError(
             f"{table.path} has no column {prompt_key!r}; its columns are {', '.join(table.columns)}: set --prompt-key"
         )
+    if tools_key not in (None, "tools", *table.columns):
+        raise DataError(f"{table.path} has no column {tools_key!r}: set --tools-key to the tools', or leave it out")
     for column in (teacher_key, "teacher_sample", "teacher_finish_reason"):
         if column in table.columns:
             fix = "set --teacher-key to another name" if column == teacher_key else "rename or remove it"
@@ -148,6 +162,15 @@ def _messages(table: Table, row: int, prompt_key: str, system_prompt: str | None
         raise DataError.at(str(table.path), row, str(error)) from error
     assert isinstance(messages, list)
     return messages
+
+
+def _tools(table: Table, row: int, key: str | None) -> list[dict[str, Any]] | None:
+    if key is None:
+        return None
+    try:
+        return to_tools(table.rows[row].get(key), key)
+    except ValueError as error:
+        raise DataError.at(str(table.path), row, str(error)) from error
 
 
 def _say_spelled(table: Table, prompts: Sequence[Messages], prompt_key: str) -> None:
@@ -175,7 +198,7 @@ def _settings(source: Path, endpoint: Endpoint, system_prompt: str | None, promp
 
 def _ask_all(
     places: Sequence[tuple[int, int]],
-    prompts: Sequence[Messages],
+    asked: Sequence[tuple[Messages, list[dict[str, Any]] | None]],
     client: EndpointClient,
     journal: Journal,
     concurrency: int,
@@ -185,7 +208,7 @@ def _ask_all(
 
     def ask(row: int, sample: int) -> None:
         try:
-            journal.add(row, sample, client.ask(prompts[row]))
+            journal.add(row, sample, client.ask(*asked[row]))
         except Refused as refusal:
             journal.add_error(row, sample, str(refusal))
             failures.append((row, sample, str(refusal)))

@@ -119,8 +119,10 @@ class EndpointClient:
         """Closes the connections."""
         self._client.close()
 
-    def ask(self, messages: Sequence[Mapping[str, str]]) -> TeacherResponse:
-        """The response to a conversation.
+    def ask(
+        self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> TeacherResponse:
+        """The response to a conversation, with the tools that it may call.
 
         Raises:
             Refused: the endpoint has none, even after every attempt.
@@ -130,7 +132,7 @@ class EndpointClient:
         for attempt in range(self._endpoint.retries + 1):
             self._wait_for_turn()
             try:
-                return self._request(messages)
+                return self._request(messages, tools)
             except self._openai.APIStatusError as error:
                 problem, advised = self._judge(error)
             except (self._openai.APIConnectionError, self._openai.APIResponseValidationError, ValueError) as error:
@@ -140,9 +142,11 @@ class EndpointClient:
                 self._wait(max(advised, _delay(attempt)))
         raise Refused(self._clean(f"{problem} ({self._endpoint.retries + 1} attempts)"))
 
-    def _request(self, messages: Sequence[Mapping[str, str]]) -> TeacherResponse:
+    def _request(
+        self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> TeacherResponse:
         endpoint = self._endpoint
-        options = {"temperature": endpoint.temperature, "max_tokens": endpoint.max_tokens}
+        options = {"temperature": endpoint.temperature, "max_tokens": endpoint.max_tokens, "tools": tools}
         reply = self._client.chat.completions.create(
             model=endpoint.model,
             messages=[dict(message) for message in messages],
@@ -157,6 +161,10 @@ class EndpointClient:
         reason, text = getattr(choice, "finish_reason", None), getattr(message, "content", None)
         if reason == "content_filter":
             raise Refused("the endpoint's content filter withheld the response")
+        if not text and getattr(message, "tool_calls", None):
+            raise Refused(
+                "the teacher calls a tool and writes no text: a response is a text; leave the row's tools out"
+            )
         if not isinstance(text, str) or not text.strip():
             raise Refused(f"the response is empty (finish_reason {reason}): raise --max-tokens where it is length")
         if problem := text_problem(text, "the response"):

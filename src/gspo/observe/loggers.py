@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from gspo.observe.jsonl import open_jsonl, read_jsonl, write_jsonl, write_line
+from gspo.observe.tensorboard import TensorboardLogger
 from gspo.shell import install_command
 
 __all__ = ["JsonlAmender", "JsonlLogger", "Logger", "TensorboardLogger", "Tracker", "WandbLogger", "make_tracker"]
@@ -69,32 +69,6 @@ class JsonlAmender:
         """Nothing is open."""
 
 
-class TensorboardLogger:
-    """Scalars for TensorBoard in the run folder's `tensorboard`; on resume it hides the steps that are done again.
-
-    As with `JsonlLogger`, nothing happens before the first step is logged. With `amends` no step is hidden.
-    """
-
-    def __init__(self, run_dir: Path, resume_step: int | None = None, *, amends: bool = False) -> None:
-        # Imported here because the import takes seconds, and only runs that use it should wait.
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge_step = None if amends else 0 if resume_step is None else resume_step + 1
-        self._open = partial(SummaryWriter, str(Path(run_dir) / "tensorboard"), purge_step=purge_step)
-        self._writer: SummaryWriter | None = None
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        if self._writer is None:
-            self._writer = self._open()
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
 class WandbLogger:
     """Weights & Biases, an optional extra. A resumed run goes on under its own id, which `wandb_id.txt` keeps.
 
@@ -123,20 +97,41 @@ class WandbLogger:
         if resume_step is None or not id_file.exists():
             id_file.parent.mkdir(parents=True, exist_ok=True)
             id_file.write_text(secrets.token_hex(8), encoding="utf-8")
-        self._run = wandb.init(
-            project=project,
-            name=experiment,
-            config=dict(config),
-            dir=str(run_dir),
-            id=id_file.read_text(encoding="utf-8").strip(),
-            resume="allow",
-        )
+        self._files = str(Path(run_dir) / "wandb")
+        with _naming(self._files):
+            self._run = wandb.init(
+                project=project,
+                name=experiment,
+                config=dict(config),
+                dir=str(run_dir),
+                id=id_file.read_text(encoding="utf-8").strip(),
+                resume="allow",
+            )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log(dict(metrics), step=step)
+        """See `Logger`.
+
+        Raises:
+            OSError: the disk does not take its files; names their folder.
+        """
+        with _naming(self._files):
+            self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        """See `Logger`."""
+        with _naming(self._files):
+            self._run.finish()
+
+
+@contextmanager
+def _naming(files: str) -> Iterator[None]:
+    """Within it what a system's error lacks, the name of the files, is added."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), files) from error
 
 
 class Tracker:

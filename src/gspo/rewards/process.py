@@ -18,6 +18,13 @@ import gspo
 __all__ = ["Guardian", "Process", "Target"]
 
 
+# What is behind a signal that says nothing to who has not written C.
+_CAUSES: dict[int, str] = {
+    signal.SIGSEGV: ": a recursion deeper than the stack, or a crash in a library's own code",
+    signal.SIGABRT: ": a library gave up",
+}
+
+
 @dataclass(frozen=True)
 class Target:
     """A function that scoring processes call.
@@ -158,4 +165,4 @@ class Process:
         if code >= 0:
             return f"ended by itself with code {code}"
         known = {number.value: number.name for number in signal.Signals}
-        return f"was ended by {known.get(-code, f'signal {-code}')}"
+        return f"was ended by {known.get(-code, f'signal {-code}')}{_CAUSES.get(-code, '')}"

@@ -173,8 +173,8 @@ def read_ground(
     Raises:
         ValueError: a file or row cannot be used; says which and what to do.
     """
-    day = Day.of(tokenizer, found)
     data = config.data
+    day = Day.of(tokenizer, found, data.template_date)
     device = choose_device(config.trainer)
 
     def load(files: Sequence[str], rows: Any, label: str, require_teacher: bool, max_samples: int) -> PromptDataset:

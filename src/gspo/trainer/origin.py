@@ -27,26 +27,45 @@ _CALL = "strftime_now"  # what a chat template calls for the date
 
 @dataclass(frozen=True)
 class Day:
-    """The moment that a run's chat template takes for now; None where the template does not ask."""
+    """The moment that a run's chat template takes for now.
+
+    Attributes:
+        moment: None where the template does not ask.
+        was_kept: whether it is that of the run which goes on.
+        asked: `data.template_date`.
+    """
 
     moment: datetime | None
     was_kept: bool = False
+    asked: str | None = None
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, found: Checkpoint | None) -> Day:
-        """The moment of the checkpoint that the run goes on from; of a new run, the present one."""
+    def of(cls, tokenizer: PreTrainedTokenizerBase, found: Checkpoint | None, asked: str | None = None) -> Day:
+        """The moment of the checkpoint that the run goes on from; of a new run, the one asked for or the present."""
         if _CALL not in str(tokenizer.chat_template):
-            return cls(None)
-        kept = _kept(found).get("moment")
-        return cls(datetime.fromisoformat(kept), was_kept=True) if kept else cls(datetime.now().replace(microsecond=0))
+            return cls(None, asked=asked)
+        if kept := _kept(found).get("moment"):
+            return cls(datetime.fromisoformat(kept), was_kept=True, asked=asked)
+        return cls(datetime.fromisoformat(asked) if asked else datetime.now().replace(microsecond=0), asked=asked)
 
     def notices(self) -> Iterator[str]:
         """Which day the prompts have, said once at the start."""
-        if self.moment is not None:
-            when = "it began on" if self.was_kept else "today:"
+        if self.moment is None:
+            if self.asked:
+                yield f"data.template_date={self.asked} has no effect: the chat template does not write the date"
+            return
+        day = f"{self.moment:%Y-%m-%d}"
+        if self.asked in (None, day):
+            when = "it began on" if self.was_kept else "of" if self.asked else "today:"
+            repeat = "" if self.asked or self.was_kept else f"; data.template_date={day} gives it to another run"
             yield (
-                f"the chat template writes the date: the prompts of this run have the day {when} "
-                f"{self.moment:%Y-%m-%d}, also when it goes on later"
+                f"the chat template writes the date: the prompts of this run have the day {when} {day}, also when it "
+                f"goes on later{repeat}"
+            )
+        else:
+            yield (
+                f"the chat template writes the date: the run began with {day} and keeps it, whatever "
+                "data.template_date says; another day is another run"
             )
 
 
