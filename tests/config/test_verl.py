@@ -251,7 +251,7 @@ def test_a_key_that_is_taken_out_again_is_not_said() -> None:
 )
 def test_what_would_change_a_run_is_refused_when_it_starts(override: str, parts: list[str]) -> None:
     error = refused(override)
-    assert names(error, *parts, f"(override {override})")
+    assert names(error, *parts)
     assert str(error).count("\n") == 0
     assert any(line.startswith("a run does not start: ") and parts[0] in line for line in notices(loaded(override)))
 
@@ -376,6 +376,29 @@ def test_verls_default_configuration(tmp_path: Path, kind: str) -> None:
     assert sum(int(line.split()[0]) for line in said) > 150
 
 
+def test_what_lies_over_a_resolved_configuration_counts(tmp_path: Path) -> None:
+    """It repeats the group's size and the lengths under other keys, which are copies and ask for nothing."""
+    from verl_scripts import whole_configuration
+
+    tree = OmegaConf.to_container(OmegaConf.create(whole_configuration()), resolve=True)
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(tree))
+    over = [
+        "algorithm.adv_estimator=grpo",
+        f"{ROLLOUT}.n=8",
+        "data.max_response_length=64",
+        "data.max_prompt_length=32",
+    ]
+    config = load_config(str(tmp_path), "whole", over)
+    assert config.refused == ()
+    assert (config.rollout.n, config.data.max_response_length) == (8, 64)
+    assert not any("critic.optim" in line for line in notices(config))  # at their defaults they ask for nothing
+    (one,) = load_config(str(tmp_path), "whole", [f"{ROLLOUT}.response_length=64"]).refused
+    assert one.key == f"{ROLLOUT}.response_length"
+    (tmp_path / "mine.yaml").write_text(f"{ROLLOUT}.response_length: 64\n")
+    (one,) = load_config(str(tmp_path), "mine").refused
+    assert one.setting.endswith("response_length=64 (" + str(tmp_path / "mine.yaml") + ")")
+
+
 def test_where_a_file_has_two_spellings_verls_default_gives_way(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "actor_rollout_ref.actor.grad_clip: 1.0\n"
@@ -426,7 +449,7 @@ def test_the_verdicts_of_the_sample() -> None:
     from verl_scripts import judge, table
 
     verdicts = [judge(script) for script in SAMPLE]
-    settings = [[line.partition(" (")[0] for line in verdict.refused] for verdict in verdicts]
+    settings = [[line.partition(": ")[0] for line in verdict.refused] for verdict in verdicts]
     assert settings == [
         [],
         [],

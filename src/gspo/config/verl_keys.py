@@ -197,6 +197,11 @@ def row_of(key: str) -> Row | None:
     return next((foreign[prefix] for prefix in (key, *above(key)) if prefix in foreign), None)
 
 
+def is_reference(value: Any) -> bool:
+    """Whether a value of a row is `= KEY`, the value of a key here."""
+    return isinstance(value, str) and value.startswith("= ")
+
+
 def is_verls(key: str, value: Any) -> bool:
     """Whether verl has this value of a key that both have, and this project has not."""
     row = table().values.get(key)
