@@ -64,8 +64,8 @@ def test_every_row_of_the_table_is_about_keys_that_exist() -> None:
             assert row.reason
             assert (row.argument in TOPICS) == (row.kind == "none")
         for part in row.argument.split(", "):
-            if part.startswith("= "):
-                assert part.removeprefix("= ") in known_keys()
+            if part.startswith(("= ", "if ")):
+                assert part.partition(" ")[2] in known_keys()
 
 
 def test_no_key_is_in_two_rows() -> None:
@@ -246,6 +246,9 @@ def test_a_key_that_is_taken_out_again_is_not_said() -> None:
         (f"{ACTOR}.veomni.router_replay.mode=R3", ["router_replay.mode=R3", "routing is not replayed"]),
         (f"{ACTOR}._target_=mine.Actor", ["_target_=mine.Actor", "take it out"]),
         ("distillation.enabled=True", ["distillation.enabled=true", "gspo sft"]),
+        ("data.gen_batch_size=1536", ["data.gen_batch_size=1536", "algorithm.filter_groups.enable"]),
+        ("reward_model.reward_manager=batch", ["reward_manager=batch", "a function of one response"]),
+        ("reward_model.sandbox_fusion.url=http://x", ["sandbox_fusion.url=http://x"]),
         ("sandbox_fusion.url=http://x", ["sandbox_fusion.url=http://x", "custom_reward_function.path"]),
     ],
 )
@@ -319,6 +322,10 @@ def test_all_that_is_refused_is_in_one_list() -> None:
 )
 def test_a_value_that_asks_for_nothing_is_never_refused(override: str) -> None:
     assert loaded(override).refused == ()
+
+
+def test_batches_of_another_size_are_sampled_where_groups_are_filtered() -> None:
+    assert loaded("data.gen_batch_size=1536", "algorithm.filter_groups.enable=true").refused == ()
 
 
 def test_settings_over_a_configuration_take_back_what_is_refused() -> None:

@@ -122,6 +122,10 @@ def refusals(foreign: Mapping[str, Any], config: Config, origins: Mapping[str, s
 
 def _asks_for_nothing(row: Row, value: Any, config: Config) -> bool:
     for harmless in row.values():
+        if isinstance(harmless, str) and harmless.startswith("if "):
+            if _value_of(config, harmless.removeprefix("if ")):
+                return True
+            continue
         if is_reference(harmless):
             harmless = _value_of(config, harmless.removeprefix("= "))
         if same(value, harmless):

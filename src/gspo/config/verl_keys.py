@@ -96,7 +96,7 @@ class Row:
         return self.text or (TOPICS[self.argument][1] if self.kind == "none" else "")
 
     def values(self) -> list[Any]:
-        """The values that the row is about; `= KEY` stays a text."""
+        """The values that the row is about; `= KEY` and `if KEY` stay texts."""
         return _values(self.argument)
 
     def names(self) -> Iterator[str]:
@@ -110,7 +110,7 @@ class Row:
 
 @cache
 def _values(argument: str) -> list[Any]:
-    return [part if part.startswith("= ") else yaml.safe_load(part) for part in argument.split(", ")]
+    return [part if part.startswith(("= ", "if ")) else yaml.safe_load(part) for part in argument.split(", ")]
 
 
 @cache
