@@ -200,9 +200,9 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _parts(line: str) -> tuple[str, str]:
-    """The setting and the reason of a line, without the place that set it, which here is the script."""
-    setting, _, rest = line.partition(" (override ")
-    return (setting, rest.partition("): ")[2]) if rest else (line.partition(": ")[0], line.partition(": ")[2])
+    """The setting of a line, and the reason."""
+    setting, _, reason = line.partition(": ")
+    return setting, reason
 
 
 def _with_table(page: str, made: str) -> str:

@@ -15,6 +15,7 @@ from guide_blocks import (
     GSPO_WITH_GAD,
     PPO_COMMAND,
 )
+from messages import names
 
 from gspo.config import Config, load_config, notices, require_supported
 
@@ -51,6 +52,15 @@ def test_the_full_example(tmp_path: Path) -> None:
     assert (config.algorithm.lam, config.algorithm.use_kl_in_reward) == (0.95, False)
     assert config.critic.enable is False
     require_supported(config)
+
+
+def test_the_full_example_with_a_smaller_batch_trains_on_the_whole_of_it(tmp_path: Path) -> None:
+    (tmp_path / "block.yaml").write_text(FULL_EXAMPLE, encoding="utf-8")
+    config = load_config(str(tmp_path), "block", ["data.train_batch_size=32"])
+    require_supported(config)
+    assert config.actor_rollout_ref.actor.ppo_mini_batch_size == 32
+    (line,) = [line for line in notices(config) if "ppo_mini_batch_size=256" in line]
+    assert names(line, "data.train_batch_size=32", "32 are taken")
 
 
 def test_gspo_with_gad(tmp_path: Path) -> None:

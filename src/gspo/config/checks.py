@@ -9,6 +9,7 @@ from gspo.config.requirements import obstacles
 from gspo.config.schema import Config
 from gspo.config.usage import keys_that_turn_on, unused
 from gspo.config.verl import without_effect
+from gspo.methods import ADVANTAGES
 
 __all__ = ["notices", "supervised_notices"]
 
@@ -153,7 +154,7 @@ def _about_the_updates(config: Config) -> Iterator[str]:
 def _about_groups(config: Config) -> Iterator[str]:
     algorithm, n = config.algorithm, config.actor_rollout_ref.rollout.n
     key = "actor_rollout_ref.rollout.n"
-    if config.advantage_facts.compares_groups:
+    if algorithm.adv_estimator in ADVANTAGES and config.advantage_facts.compares_groups:
         if n == 1:
             yield (
                 f"{key}=1 leaves {algorithm.adv_estimator} without a baseline: a response is compared with the others "

@@ -98,10 +98,13 @@ def _spelling(row: Row) -> str:
 
 
 def _accepted(row: Row) -> str:
-    return ", ".join(
-        f"the value of `{part.removeprefix('= ')}`" if part.startswith("= ") else _code(part)
-        for part in row.argument.split(", ")
-    )
+    return ", ".join(map(_accepted_part, row.argument.split(", ")))
+
+
+def _accepted_part(part: str) -> str:
+    if part.startswith("= "):
+        return f"the value of `{part.removeprefix('= ')}`"
+    return f"any with `{part.removeprefix('if ')}=true`" if part.startswith("if ") else _code(part)
 
 
 def _section(kind: type[Section], key: str, line: str) -> Iterator[str]:

@@ -204,6 +204,11 @@ class Leaf:
     metadata: Mapping[str, Any]
 
     @property
+    def default(self) -> Any:
+        """Its default."""
+        return getattr(self.section(), self.key.rpartition(".")[2])
+
+    @property
     def read_by(self) -> tuple[str, ...]:
         """The commands in which it has an effect."""
         own: tuple[str, ...] | None = self.metadata["read_by"]

@@ -15,7 +15,7 @@ from gspo.config.fields import children, leaves, type_hints
 from gspo.config.other_names import key_elsewhere
 from gspo.config.schema import Config
 from gspo.config.texts import text_problem
-from gspo.config.verl_keys import above, is_namespace, legacy_default, moved, row_of, same, table
+from gspo.config.verl_keys import above, is_namespace, is_reference, legacy_default, moved, row_of, same, table
 from gspo.methods import loss_named
 from gspo.shell import gspo_command
 
@@ -133,12 +133,26 @@ class Settings:
         self.origins[key], self.spelled[key] = origin, spelled
 
     def merge(self, other: Settings) -> None:
-        """Lays other settings over these."""
+        """Lays other settings over these, without its copies.
+
+        A configuration that verl has resolved repeats a group's size and the lengths under several keys. What lies
+        over it sets one of them.
+        """
+        copies = {key for key, value in other.foreign.items() if other._is_copy(key, value)}
         for key, value in other.values.items():
             self.values[key] = _merged(self.values.get(key), value)
         self.origins |= other.origins
         self.spelled |= other.spelled
-        self.foreign |= other.foreign
+        self.foreign |= {key: value for key, value in other.foreign.items() if key not in copies}
+
+    def _is_copy(self, key: str, value: Any) -> bool:
+        """Whether a key of verl's has the value that the same source gives the key which counts here."""
+        row = row_of(key)
+        sources = [] if row is None or row.kind == "none" else [part for part in row.values() if is_reference(part)]
+        return any(
+            source.removeprefix("= ") in self.values and same(self.values[source.removeprefix("= ")], value)
+            for source in sources
+        )
 
     def reset(self, key: str, origin: str) -> None:
         """Takes a key, and everything beneath it, back to its default, where it may be already.

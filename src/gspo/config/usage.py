@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
 
 from gspo.config.fields import COMMANDS, Leaf, Needs, leaves_below
 from gspo.config.schema import Config
@@ -58,6 +58,8 @@ def keys_that_turn_on(what: Needs) -> list[str]:
 def unused(config: Config, command: str) -> Iterator[str]:
     """What is to be said of the user's keys that do nothing in a command: one line for each reason.
 
+    A key at its default asks for nothing, and nothing is said of it: whole configurations have them all.
+
     Args:
         config: resolved, with the keys that the user has set.
         command: one of `COMMANDS`.
@@ -65,7 +67,7 @@ def unused(config: Config, command: str) -> Iterator[str]:
     keys: dict[str, list[str]] = {}
     for key in sorted(config.user_set & key_facts().keys()):
         reason = _why_unused(key_facts()[key], config, command)
-        if reason is not None:
+        if reason is not None and reduce(getattr, key.split("."), config) != key_facts()[key].default:
             keys.setdefault(reason, []).append(key)
     for reason, found in keys.items():
         yield f"{', '.join(found)}: {reason.format(it='it' if len(found) == 1 else 'them')}"

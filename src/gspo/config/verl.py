@@ -14,7 +14,7 @@ from typing import Any
 from gspo.config.convert import show
 from gspo.config.schema import Config
 from gspo.config.settings import Settings
-from gspo.config.verl_keys import TOPICS, Refusal, Row, is_verls, row_of, same, table
+from gspo.config.verl_keys import TOPICS, Refusal, Row, is_reference, is_verls, row_of, same, table
 from gspo.methods import ADVANTAGES, ENGINES, loss_named
 
 __all__ = ["adapted", "refusals", "translate", "without_effect"]
@@ -122,7 +122,11 @@ def refusals(foreign: Mapping[str, Any], config: Config, origins: Mapping[str, s
 
 def _asks_for_nothing(row: Row, value: Any, config: Config) -> bool:
     for harmless in row.values():
-        if isinstance(harmless, str) and harmless.startswith("= "):
+        if isinstance(harmless, str) and harmless.startswith("if "):
+            if _value_of(config, harmless.removeprefix("if ")):
+                return True
+            continue
+        if is_reference(harmless):
             harmless = _value_of(config, harmless.removeprefix("= "))
         if same(value, harmless):
             return True
@@ -134,7 +138,9 @@ def _value_of(config: Config, key: str) -> Any:
 
 
 def _refusal(key: str, value: Any, reason: str, origins: Mapping[str, str]) -> Refusal:
-    return Refusal(key, f"{key}={show(value)} ({origins.get(key, 'a default')})", reason)
+    origin = origins.get(key, "a default")
+    place = "" if origin.startswith("override ") else f" ({origin})"  # which an override says itself
+    return Refusal(key, f"{key}={show(value)}{place}", reason)
 
 
 def without_effect(keys: Iterator[str] | frozenset[str]) -> Iterator[str]:

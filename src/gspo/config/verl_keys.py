@@ -96,7 +96,7 @@ class Row:
         return self.text or (TOPICS[self.argument][1] if self.kind == "none" else "")
 
     def values(self) -> list[Any]:
-        """The values that the row is about; `= KEY` stays a text."""
+        """The values that the row is about; `= KEY` and `if KEY` stay texts."""
         return _values(self.argument)
 
     def names(self) -> Iterator[str]:
@@ -110,7 +110,7 @@ class Row:
 
 @cache
 def _values(argument: str) -> list[Any]:
-    return [part if part.startswith("= ") else yaml.safe_load(part) for part in argument.split(", ")]
+    return [part if part.startswith(("= ", "if ")) else yaml.safe_load(part) for part in argument.split(", ")]
 
 
 @cache
@@ -195,6 +195,11 @@ def row_of(key: str) -> Row | None:
     """The row of a key that only verl has: that of the longest key which it is or lies beneath; None: there is none."""
     foreign = table().foreign
     return next((foreign[prefix] for prefix in (key, *above(key)) if prefix in foreign), None)
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value of a row is `= KEY`, the value of a key here."""
+    return isinstance(value, str) and value.startswith("= ")
 
 
 def is_verls(key: str, value: Any) -> bool:
