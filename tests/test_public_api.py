@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 
 import pytest
@@ -39,3 +40,18 @@ def has_own_docstring(value: object) -> bool:
     """A docstring that somebody wrote: not inherited, and not the signature that a dataclass puts in its place."""
     docstring = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
     return bool(docstring) and not str(docstring).startswith(f"{getattr(value, '__name__', '')}(")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_give_way_soon_unless_the_user_says_how(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    importlib.reload(gspo)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -5,6 +5,7 @@ The names are loaded when they are first used: `import gspo` loads neither torch
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from gspo.rollout import register_engine
 
 __version__ = "0.1.0"
+
+# GNU's OpenMP, which torch computes with on a CPU, lets a thread that waits for the others spin for milliseconds. Where
+# another process has one of the cores, each of a step's thousands of waits then lasts until the scheduler's next turn:
+# steps take ten times as long or more. Some microseconds are enough for threads that run side by side. OpenMP reads
+# this once, when torch is loaded.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # Where each public name is, and what it is called there.
 _HOMES = {

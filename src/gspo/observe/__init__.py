@@ -1,6 +1,7 @@
 """What a run shows of itself: metrics, loggers, the terminal view, samples and the report."""
 
 from gspo.observe.console import ConsoleLogger
+from gspo.observe.cores import CoreClock
 from gspo.observe.heartbeat import Heartbeat
 from gspo.observe.loggers import JsonlLogger, Logger, TensorboardLogger, Tracker, WandbLogger, make_tracker
 from gspo.observe.metrics import PhaseClock, batch_metrics, throughput_metrics
@@ -10,6 +11,7 @@ from gspo.observe.watch import Facts, Watch
 
 __all__ = [
     "ConsoleLogger",
+    "CoreClock",
     "Facts",
     "Heartbeat",
     "JsonlLogger",
