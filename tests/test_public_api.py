@@ -43,14 +43,21 @@ def has_own_docstring(value: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ("load", "given", "expected"),
+    [
+        (0.6, {}, "1000"),
+        (0.4, {}, None),
+        (9.0, {"GOMP_SPINCOUNT": "5"}, "5"),
+        (9.0, {"OMP_WAIT_POLICY": "active"}, None),
+    ],
 )
-def test_threads_that_wait_give_way_soon_unless_the_user_says_how(
-    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+def test_threads_that_wait_give_way_soon_on_a_busy_machine_unless_the_user_says_how(
+    load: float, given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back at the end, whatever the reload sets
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     importlib.reload(gspo)

@@ -245,7 +245,7 @@ def test_a_slow_step_is_told_where_others_use_the_cores() -> None:
     beside = {**slow, "perf/cores_others": 1.02}
     assert told(Facts(), *[usual] * 4, beside) == {"slow step": 5}
     said = text(Facts(), *[usual] * 4, beside)
-    assert names(said, "20s", "1.2s", "1.02 of this one's cores", "trainer.num_threads", "OMP_WAIT_POLICY")
+    assert names(said, "20s", "1.2s", "1.02 of this one's cores", "trainer.num_threads", "GOMP_SPINCOUNT=1000")
     assert told(Facts(), *[usual] * 4, slow) == {}  # nobody else is there: it had more to do
     more = {"timing_s/step": 20.0, "perf/throughput": 4000.0, "perf/cores_others": 1.0}
     assert told(Facts(), *[usual] * 4, more) == {}  # long responses

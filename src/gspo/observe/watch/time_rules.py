@@ -24,8 +24,8 @@ def _slow_step(history: History, facts: Facts) -> str:
         return ""
     return (
         f"it took {duration(seconds[-1])}, the ones before {duration(median(seconds[:-1]))}, while other processes "
-        f"used {figure(others)} of this one's cores (perf/cores_others): wait for them, or set trainer.num_threads to the "
-        "cores that they leave. Where gspo was imported after torch, OMP_WAIT_POLICY=passive in the environment helps"
+        f"used {figure(others)} of this one's cores (perf/cores_others): wait for them, or set trainer.num_threads to "
+        "the cores that they leave. GOMP_SPINCOUNT=1000 in the environment lets threads that wait give way"
     )
 
 
