@@ -19,6 +19,7 @@ from gspo.config.settings import known_keys, section_keys
 from gspo.config.verl_keys import is_namespace, row_of, table
 from gspo.methods import SEQUENCE_BAND, TOKEN_BAND
 from gspo.observe.report.meanings import MEANINGS
+from gspo.observe.watch import RULES
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), REPOSITORY / "README.md"])
@@ -261,3 +262,10 @@ def test_bands_are_those_of_the_report() -> None:
             for limit in (band.ceiling, -band.floor):
                 if limit not in (float("inf"), float("-inf")):
                     assert re.search(rf"(above|beyond) {limit:g}\b", rows[name]), name
+
+
+def test_the_warnings_of_a_run_are_those_of_its_rules() -> None:
+    page = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = [f"| {rule.name} | {rule.when} | {', '.join(f'`{key}`' for key in rule.keys)} |" for rule in RULES]
+    assert "\n".join(rows) in page
+    assert {key for rule in RULES for key in rule.keys} <= known_keys().keys()

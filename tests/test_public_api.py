@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 
 import pytest
@@ -39,3 +40,25 @@ def has_own_docstring(value: object) -> bool:
     """A docstring that somebody wrote: not inherited, and not the signature that a dataclass puts in its place."""
     docstring = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
     return bool(docstring) and not str(docstring).startswith(f"{getattr(value, '__name__', '')}(")
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [
+        (0.6, {}, "1000"),
+        (0.4, {}, None),
+        (9.0, {"GOMP_SPINCOUNT": "5"}, "5"),
+        (9.0, {"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_that_wait_give_way_soon_on_a_busy_machine_unless_the_user_says_how(
+    load: float, given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back at the end, whatever the reload sets
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    importlib.reload(gspo)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -5,6 +5,7 @@ The names are loaded when they are first used: `import gspo` loads neither torch
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,28 @@ if TYPE_CHECKING:
     from gspo.rollout import register_engine
 
 __version__ = "0.1.0"
+
+_BUSY = 0.5  # processes that were running in the last minute, on average
+
+
+def _give_way() -> None:
+    """Lets threads that wait for others sleep soon, where other processes use the machine too.
+
+    GNU's OpenMP, which torch computes with on a CPU, lets such a thread spin for milliseconds. On cores of its own that
+    is fastest; where another process has one of them, each of a step's thousands of waits lasts until the scheduler's
+    next turn, and steps take ten times as long or more. OpenMP reads the variable once, when torch is loaded.
+    """
+    if os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} or not hasattr(os, "getloadavg"):
+        return
+    try:
+        busy = os.getloadavg()[0] >= _BUSY
+    except OSError:  # the system does not tell
+        return
+    if busy:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
+_give_way()
 
 # Where each public name is, and what it is called there.
 _HOMES = {

@@ -27,6 +27,16 @@ def test_a_sound_configuration_says_nothing() -> None:
     assert notices(load_config(overrides=[*QUIET, *ADAPTIVE])) == []
 
 
+@pytest.mark.parametrize("loss", [name for name, row in LOSSES.items() if row.clip is not None])
+def test_a_loss_with_its_own_range_is_told_nothing_of_it(loss: str) -> None:
+    """Nor with one somewhat wider or narrower."""
+    low, high = LOSSES[loss].clip or (0.0, 0.0)
+    for factor in (0.5, 1.0, 2.0):
+        sides = [f"{ACTOR}.clip_ratio_low={min(1.0, factor * low)}", f"{ACTOR}.clip_ratio_high={factor * high}"]
+        said = notices(load_config(overrides=[*QUIET[1:], f"{ACTOR}.policy_loss={loss}", *sides]))
+        assert [line for line in said if "clip range" in line] == []
+
+
 def test_a_top_k_that_keeps_every_token_has_no_effect() -> None:
     config = load_config(overrides=[*QUIET, f"{ROLLOUT}.top_k=300"])
     assert notices(config, vocabulary=300) == [
@@ -80,6 +90,16 @@ def test_supervised_training_names_the_keys_that_it_does_not_use() -> None:
             [f"{ACTOR}.policy_loss=vanilla", f"{ACTOR}.clip_ratio=3e-4"],
             "clip range 0.0003 / 0.0003 with policy_loss=vanilla clips almost every token: it is made for sequence "
             f"ratios. Set {ACTOR}.clip_ratio=0.2, or policy_loss=gspo",
+        ),
+        (
+            [f"{ACTOR}.clip_ratio=1e-6"],
+            "clip range 1e-06 / 1e-06 with policy_loss=gspo clips almost every response: it is far below 0.0003 / "
+            f"0.0004. Leave {ACTOR}.clip_ratio* out for those",
+        ),
+        (
+            [f"{ACTOR}.policy_loss=vanilla", f"{ACTOR}.clip_ratio_high=3"],
+            "clip range 0.2 / 3 with policy_loss=vanilla practically never clips: it is far above 0.2 / 0.2. Leave "
+            f"{ACTOR}.clip_ratio* out for those",
         ),
         (
             [f"{ACTOR}.policy_loss={UNCLIPPED}", f"{ACTOR}.clip_ratio=0.2"],

@@ -239,6 +239,19 @@ def test_a_supervised_loss_that_rises() -> None:
     assert told(Facts(), *[{"train/loss": 2.0 + 0.1 * step} for step in range(5)]) == {}
 
 
+def test_a_slow_step_is_told_where_others_use_the_cores() -> None:
+    usual = {"timing_s/step": 1.2, "perf/throughput": 5000.0, "perf/cores_others": 0.1}
+    slow = {"timing_s/step": 20.0, "perf/throughput": 300.0}
+    beside = {**slow, "perf/cores_others": 1.02}
+    assert told(Facts(), *[usual] * 4, beside) == {"slow step": 5}
+    said = text(Facts(), *[usual] * 4, beside)
+    assert names(said, "20s", "1.2s", "1.02 of this one's cores", "trainer.num_threads", "GOMP_SPINCOUNT=1000")
+    assert told(Facts(), *[usual] * 4, slow) == {}  # nobody else is there: it had more to do
+    more = {"timing_s/step": 20.0, "perf/throughput": 4000.0, "perf/cores_others": 1.0}
+    assert told(Facts(), *[usual] * 4, more) == {}  # long responses
+    assert told(Facts(), *[usual] * 3, beside) == {}
+
+
 def test_each_warning_is_told_once_and_again_in_the_summary() -> None:
     watch = Watch(Facts())
     rows = [

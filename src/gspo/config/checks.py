@@ -17,6 +17,8 @@ __all__ = ["notices", "supervised_notices"]
 _WIDE_FOR_SEQUENCES = 0.01
 # One token's ratio leaves this range at almost every token once the weights have moved at all.
 _NARROW_FOR_TOKENS = 0.01
+# Against a loss's own range: below this part of it nearly everything is clipped, above so many times next to nothing.
+_FAR_BELOW, _FAR_ABOVE = 0.04, 10.0
 _SMALL_GROUP = 4
 
 
@@ -95,10 +97,21 @@ def _about_the_clip(config: Config) -> Iterator[str]:
             f"clip range {low:g} / {high:g} with policy_loss={loss.name} clips almost every token: it is made for "
             f"sequence ratios. {remedy} {instead}"
         )
+    own_low, own_high = loss.clip
+    if loss.sequence_clip and low < _FAR_BELOW * own_low and high < _FAR_BELOW * own_high:
+        yield (
+            f"clip range {low:g} / {high:g} with policy_loss={loss.name} clips almost every response: it is far below "
+            f"{own_low:g} / {own_high:g}. Leave {key}.clip_ratio* out for those"
+        )
     if low > 1 and loss.name != "geo_mean":  # whose range is of the log-ratio
         yield (
             f"clip range low={low:g} with policy_loss={loss.name} has no effect: no ratio is below 0, so that "
             f"1 and more clip nothing there. Set {key}.clip_ratio_low below 1 to clip"
+        )
+    elif not loss.sequence_clip and (low > _FAR_ABOVE * own_low or high > _FAR_ABOVE * own_high):
+        yield (
+            f"clip range {low:g} / {high:g} with policy_loss={loss.name} practically never clips: it is far above "
+            f"{own_low:g} / {own_high:g}. Leave {key}.clip_ratio* out for those"
         )
     if both is not None and both not in (low, high):
         yield (

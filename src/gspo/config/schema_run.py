@@ -72,7 +72,7 @@ class TrainerConfig(Section):
     )
     resume_from_path: str | None = option(None, "Checkpoint folder for resume_mode=resume_path.", path=True)
     default_local_dir: str | None = option(
-        None, "Folder of the run; null: runs/PROJECT_NAME/EXPERIMENT_NAME.", path=True
+        None, "Folder of the run; null: runs/PROJECT_NAME/EXPERIMENT_NAME, one for each configuration.", path=True
     )
     max_actor_ckpt_to_keep: int | None = option(None, "Newest checkpoints to keep; null: all.", at_least=1)
     save_hf: bool = option(True, "Write the final model as a Hugging Face folder.")

@@ -11,6 +11,7 @@ from gspo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gspo.observe.console import ConsoleLogger
+    from gspo.observe.cores import CoreClock
     from gspo.observe.heartbeat import Heartbeat
     from gspo.observe.loggers import JsonlLogger, Logger, TensorboardLogger, Tracker, WandbLogger, make_tracker
     from gspo.observe.metrics import PhaseClock, batch_metrics, throughput_metrics
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConsoleLogger",
+    "CoreClock",
     "Facts",
     "Heartbeat",
     "JsonlLogger",
@@ -40,6 +42,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "ConsoleLogger": "console",
+        "CoreClock": "cores",
         "Facts": "watch",
         "Heartbeat": "heartbeat",
         "JsonlLogger": "loggers",

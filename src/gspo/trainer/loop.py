@@ -78,13 +78,14 @@ def next_step(run: Run) -> tuple[dict[str, float], bool]:
     step = run.step + 1
     if line := run.opens(step):
         run.console.notice(line)
+    run.cores.pop()
     with run.clock("step"):
         taken = run.take_step(step)
-    return _finish_step(run, step, taken)
+    return _finish_step(run, step, taken, run.cores.pop())
 
 
-def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], bool]:
-    """Validates, logs and saves after a step, where it is time to.
+def _finish_step(run: Run, step: int, taken: Taken, cores: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    """Validates, logs and saves after a step, where it is time to; `cores` are its figures of other processes.
 
     Returns:
         the metrics that were logged, and whether a callback or a signal has ended the run.
@@ -97,6 +98,7 @@ def _finish_step(run: Run, step: int, taken: Taken) -> tuple[dict[str, float], b
         metrics |= run.validate(step)
     timing = run.clock.pop()
     metrics |= timing | throughput_metrics(count(run.world, taken.num_tokens), timing["timing_s/step"], run.world.size)
+    metrics |= cores
     metrics |= {"training/global_step": float(step), "training/epoch": float(run.sampler.epoch)}
     first = taken.groups[:1]
     of_first = taken.advantages and taken.advantages[: sum(len(group.responses) for group in first)]

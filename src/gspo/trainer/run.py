@@ -24,7 +24,7 @@ from gspo.checkpoint import (
 from gspo.config import Config, ConfigError
 from gspo.data import PromptDataset, PromptSampler
 from gspo.groups import Group
-from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker, Watch
+from gspo.observe import ConsoleLogger, CoreClock, PhaseClock, SampleWriter, Tracker, Watch
 from gspo.observe.jsonl import read_jsonl
 from gspo.rollout import RolloutEngine
 from gspo.trainer.critics import Critic, Schedule, Stats
@@ -125,6 +125,7 @@ class Run:
         watch: says what is wrong with the run, as far as its metrics show.
         opens: what is to be said before a step, where another part of the run begins with it; else empty.
         only_validates: whether it ends after the first validation.
+        cores: how much of the cores other processes use.
         step: the last finished step; 0 at the start.
         stop_asked: whether the run is to end after this step.
         saved_at: when a checkpoint was written last, or the run began; of `time.monotonic`.
@@ -153,6 +154,7 @@ class Run:
     opens: Callable[[int], str] = lambda step: ""  # noqa: ARG005
     only_validates: bool = False
     callbacks: Sequence[Callback] = ()
+    cores: CoreClock = field(default_factory=CoreClock)
     step: int = 0
     stop_asked: bool = False
     saved_at: float = field(default_factory=time.monotonic)
