@@ -65,7 +65,7 @@ def differences(runs: Mapping[str, Run]) -> dict[str, str]:
     keys = sorted({key for settings in flat.values() for key in settings} - set(_OWN_KEYS))
     differing = [key for key in keys if len({str(settings.get(key)) for settings in flat.values()}) > 1]
     return {
-        name: _listed([f"{key}={settings[key]}" for key in differing if key in settings])
+        name: _listed([f"{key}={_word(settings[key])}" for key in differing if key in settings])
         for name, settings in flat.items()
     }
 
