@@ -67,6 +67,10 @@ def assert_trained(folder: Path, n: int) -> None:
         assert step["reward/errors"] == 0.0
     for name in ("config.yaml", "samples.jsonl", "report.html", "huggingface/model.safetensors"):
         assert (folder / name).stat().st_size > 0, name
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    of_step = [sample for sample in samples if sample["step"] == 1 and sample["split"] == "train"]
+    assert len(of_step) == n
+    assert abs(sum(sample["advantage"] for sample in of_step)) < 1e-5  # a group's are around its mean
     again = load_config(str(folder), "config")
     assert again.actor_rollout_ref.rollout.n == n
     assert again.actor_rollout_ref.actor.policy_loss.loss_mode == "gspo"

@@ -112,6 +112,22 @@ def test_samples_are_spread_over_the_run_and_long_text_says_it_is_cut(tmp_path: 
     assert "9 tokens, cut" in page
 
 
+def test_samples_of_a_step_are_of_different_prompts(tmp_path: Path) -> None:
+    write_run(tmp_path, [{"critic/score/mean": 0.5}])
+    row = {"step": 1, "split": "val", "length": 9}
+    rows = [
+        {**row, "uid": f"v:{uid}", "prompt": prompt, "response": f"{prompt}-{number}", "reward": float(number)}
+        for uid, prompt in enumerate(("first", "first", "second", "third", "fourth"))
+        for number in range(2)
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = build_report(tmp_path).read_text()
+    shown = re.findall(r"<tr><td><pre>(.*?)</pre></td><td><pre>(.*?)</pre>", page)
+    assert shown == [("first", "first-0"), ("second", "second-0"), ("third", "third-0")]
+    assert "1 of 4, mean 0.500" in page  # two rows of one text are one prompt
+    assert "1 of 2, mean 0.500" in page
+
+
 def test_clip_fraction_is_judged_by_the_policy_loss(tmp_path: Path) -> None:
     steps = [{"actor/pg_clipfrac": 0.15}] * 10
     assert states(write_run(tmp_path, steps, "gspo")) == {"actor/pg_clipfrac": "healthy"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from gspo.config import load_config
-from gspo.groups import Group, Outcome, Prompt, Response
+from gspo.groups import Group, GroupBatch, Outcome, Prompt, Response
 from gspo.trainer import opened
-from gspo.trainer.advantages import with_rewards
+from gspo.trainer.advantages import advantages_of, with_rewards
 from gspo.world import Alone
 
 _LEFT_OUT = (Outcome(abstained="no answer"), Outcome(error="timed out"))
@@ -54,3 +55,20 @@ def test_one_response_for_each_prompt_is_kept_as_it_was_asked_for() -> None:
 def test_a_step_in_which_nothing_can_be_compared_says_so() -> None:
     with pytest.raises(ValueError, match="one response at most, so none can be compared"):
         judged([group(3.0, None), group(None, 4.0)])
+
+
+def test_advantages_come_back_to_the_responses_that_were_sampled() -> None:
+    """Each is its own mean over its tokens, also where responses and whole groups before it took no part."""
+    groups = [group(None, None), group(1.0, None, 2.0), group(5.0, 3.0)]
+    batch = GroupBatch.from_groups(judged(groups))
+    assert advantages_of(groups, batch) is None
+    batch["advantages"] = torch.tensor([[0.25], [-0.5], [1.0], [-1.0]])
+    assert advantages_of(groups, batch) == [None, None, 0.25, None, -0.5, 1.0, -1.0]
+
+
+def test_an_advantage_of_tokens_is_their_mean() -> None:
+    response = Response([1, 2, 3], [0.0] * 3, "", "stop", loss_mask=[True, False, True], outcome=Outcome(1.0))
+    groups = [Group(Prompt("f:0", (1,), "", ""), [response])]
+    batch = GroupBatch.from_groups(groups)
+    batch["advantages"] = torch.tensor([[1.0, 9.0, 2.0]])
+    assert advantages_of(groups, batch) == [1.5]

@@ -22,22 +22,27 @@ _MOST_SETTINGS = 8
 
 def report_command(args: argparse.Namespace) -> int:
     """`gspo report` with its parsed arguments."""
-    folders = [expanded(folder, "FOLDER") for folder in args.folders]
-    if len(folders) == 1 and args.out is not None:
-        raise ValueError(f"--out names the page of several runs; the report of one is {folders[0] / 'report.html'}")
-    if len(folders) == 1:
-        for line in read_curves(folders[0]).damage:
-            print(f"gspo: note: {line}", file=sys.stderr)
-        print(build_report(folders[0]))
-        return 0
-    out = folders[0] / "compare.html" if args.out is None else expanded(args.out, "--out")
+    folders = [expanded(folder, "RUN") for folder in args.folders]
     names = names_of(folders)
     runs = {name: read_curves(folder) for name, folder in zip(names, folders, strict=True)}
+    for line in (line for run in runs.values() for line in run.damage):
+        print(f"gspo: note: {line}", file=sys.stderr)
+    first = runs[names[0]].folder
+    if len(runs) > 1:
+        return _compare(runs, first / "compare.html" if args.out is None else expanded(args.out, "--out"))
+    if args.out is not None:
+        raise ValueError(f"--out names the page of several runs; the report of one is {first / 'report.html'}")
+    print(build_report(folders[0]))
+    return 0
+
+
+def _compare(runs: Mapping[str, Run], out: Path) -> int:
     variants = [Variant(name, {_seed(run): run}) for name, run in runs.items()]
-    build_comparison(out, " / ".join(names), variants, differences(runs))
+    settings = differences(runs)
+    build_comparison(out, " / ".join(runs), variants, settings)
     print_comparison(variants, f"{len(runs)} runs")
-    for name, settings in differences(runs).items():
-        print(f"{name}: {settings or 'no settings of its own'}")
+    for name, own in settings.items():
+        print(f"{name}: {own or 'no settings of its own'}")
     print(f"page: {out}")
     return 0
 
@@ -65,7 +70,7 @@ def differences(runs: Mapping[str, Run]) -> dict[str, str]:
     keys = sorted({key for settings in flat.values() for key in settings} - set(_OWN_KEYS))
     differing = [key for key in keys if len({str(settings.get(key)) for settings in flat.values()}) > 1]
     return {
-        name: _listed([f"{key}={settings[key]}" for key in differing if key in settings])
+        name: _listed([f"{key}={_word(settings[key])}" for key in differing if key in settings])
         for name, settings in flat.items()
     }
 

@@ -84,7 +84,7 @@ def _accuracy(run: Run) -> Chart | None:
 
 
 def _single(run: Run, key: str) -> Chart | None:
-    if not run.has(key):
+    if not run.has(key) or (key in CLIP_FRACTIONS and not _can_clip(run)):
         return None
     curve = run.clip_curve(key) if key in CLIP_FRACTIONS else run.curves[key]
     if not curve.finite:
@@ -92,6 +92,11 @@ def _single(run: Run, key: str) -> Chart | None:
     band = band_in_force(run, key)
     edges = None if band is None else (band.low, band.high)
     return _known(run, key, Plot(_with_smooth(curve, MEANINGS[key].label), band=edges, marks=_marks(run)))
+
+
+def _can_clip(run: Run) -> bool:
+    """Whether a ratio can leave one, so that there is something to see of it."""
+    return run.updates_per_rollout() != 1 and run.loss.clip is not None
 
 
 def _lines(
@@ -120,7 +125,9 @@ def _discriminator(run: Run) -> list[Chart | None]:
 
 def _signal(run: Run) -> Chart | None:
     """Groups without a signal, the solved and the hopeless ones stacked where they are told apart."""
-    if not run.compares_groups or not run.has("group/zero_spread"):
+    if not run.compares_groups or not any(
+        run.curves["group/zero_spread"].finite if run.has("group/zero_spread") else []
+    ):
         return None
     if not run.has("group/all_right"):
         return _single(run, "group/zero_spread")
@@ -152,12 +159,16 @@ def _spread(run: Run, prefix: str) -> Chart | None:
     if low is not None and high is not None and low.finite == list(low.values) and high.finite == list(high.values):
         (x, bottom), (_, top) = thinned(low), thinned(high)
         shapes.insert(0, Area("lowest to highest", x, [v or 0.0 for v in bottom], [v or 0.0 for v in top]))
-    return _known(run, key, Plot(shapes, marks=_marks(run)))
+    plot = Plot(shapes, marks=_marks(run))
+    if key == "critic/score/mean" and run.has_discriminator:
+        text = "Mean score of the student's responses. It moves with the discriminator: no measure of progress."
+        return Chart("Discriminator's score", text, plot)
+    return _known(run, key, plot)
 
 
 def _ratio(run: Run) -> Chart | None:
     names = [name for name in ("max", "mean", "min") if run.has(f"actor/seq_ratio/{name}")]
-    if not names:
+    if not names or not _can_clip(run):
         return None
     shown = {"max": "largest", "mean": "mean", "min": "smallest"}
     lines = [line_of(run.curves[f"actor/seq_ratio/{name}"], shown[name], i) for i, name in enumerate(names)]
@@ -189,7 +200,7 @@ def _time(run: Run) -> Chart | None:
         shapes.append(Area(name, x, below, above, COLORS[number % len(COLORS)], is_sum=True))
         below = above
     text = "Seconds of each step by phase, stacked. The largest area is what to speed up first."
-    return Chart("Where the time goes", text, Plot(shapes, legend=True, unit="s", from_zero=True))
+    return Chart("Where the time goes", text, Plot(shapes, legend=True, unit="seconds", from_zero=True))
 
 
 def _throughput(run: Run) -> Chart | None:

@@ -19,7 +19,8 @@ from gspo.observe.report.plots import Area, Line, Plot
 __all__ = ["draw", "read_out"]
 
 _SIZE = 1000
-_MOST_X, _MOST_Y = 6, 5
+_MOST_X, _MOST_Y = 8, 5
+_MARK_LINE = 14  # pixels
 _CROWDED = 60  # points beyond which dots would hide the line
 
 Place = Callable[[float], float]
@@ -90,7 +91,7 @@ def _background(plot: Plot, across: Place, up: Place, y_ticks: Ticks) -> Iterato
         yield f'<path class="grid" d="M0 {up(value):.1f}H{_SIZE}"/>'
     if plot.level is not None:
         yield f'<path class="level" d="M0 {up(plot.level[0]):.1f}H{_SIZE}"/>'
-    for mark in plot.marks:
+    for mark in plot.marks_within():
         yield f'<path class="mark" d="M{across(mark.x):.1f} 0V{_SIZE}"/>'
     yield f'<path class="axis" d="M0 {_SIZE}H{_SIZE}"/>'
 
@@ -108,7 +109,7 @@ def _shape(shape: Line | Area, across: Place, up: Place) -> Iterator[str]:
                 ],
             )
         kind = "stack" if shape.is_sum else "spread"
-        yield f'<path class="{kind}" fill="{shape.color}" d="M{"L".join([*upper, *reversed(lower)])}Z"/>'
+        yield f'<path class="{kind}" style="fill: {shape.color}" d="M{"L".join([*upper, *reversed(lower)])}Z"/>'
         return
     pieces = list(_pieces(shape, across, up))
     path = "".join(f"M{'L'.join(piece)}" for piece in pieces if len(piece) > 1)
@@ -144,10 +145,10 @@ def _labels(plot: Plot, across: Place, up: Place, x_ticks: Ticks, y_ticks: Ticks
     if plot.level is not None:
         value, name = plot.level
         yield f'<span class="level-name" style="top: {up(value) / _SIZE:.2%}">{escape(name)}</span>'
-    for mark in plot.marks:
+    for row, mark in enumerate(plot.marks_within()):  # each name on a line of its own: they may stand close
         place = across(mark.x) / _SIZE
-        side = f"right: {1 - place:.2%}; text-align: right" if place > 0.5 else f"left: {place:.2%}"
-        yield f'<span class="mark-name" style="{side}">{escape(mark.label)}</span>'
+        side = f"right: {1 - place:.2%}" if place > 0.5 else f"left: {place:.2%}"
+        yield f'<span class="mark-name" style="{side}; top: {_MARK_LINE * row + 2}px">{escape(mark.label)}</span>'
 
 
 def _legend(plot: Plot) -> Sequence[str]:

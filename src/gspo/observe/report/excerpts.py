@@ -37,10 +37,10 @@ def excerpts(run: Run) -> list[tuple[str, list[Step]]]:
 
 
 def _of_step(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first response to each of the first prompts."""
+    """The first response to each of the first prompts; rows of one text are one prompt."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for sample in samples:
-        groups.setdefault(str(sample.get("uid", sample.get("prompt", ""))), []).append(sample)
+        groups.setdefault(str(sample.get("prompt", "")), []).append(sample)
     return [_shown(group) for group in list(groups.values())[:_PROMPTS_PER_STEP]]
 
 

@@ -79,10 +79,8 @@ def no_run_in(folder: Path) -> str:
     """What to give in place of a folder that holds no run."""
     wanted = "give the folder of a run (trainer.default_local_dir)"
     if not folder.is_dir():
-        named = (
-            f": give its folder, {folder.parent}" if folder.is_file() and (folder.parent / _METRICS).exists() else ""
-        )
-        return f"{folder} is no folder{named or f'; {wanted}'}"
+        beside = folder.is_file() and (folder.parent / _METRICS).exists()
+        return f"{folder} is no folder: {f'give {folder.parent}' if beside else wanted}"
     inside = sorted(str(path.parent) for depth in (1, 2, 3) for path in folder.glob("*/" * depth + _METRICS))
     if inside:
         more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""

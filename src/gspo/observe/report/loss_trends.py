@@ -46,7 +46,8 @@ def _falls(curve: Curve, lever: str) -> Trend:
     if end > (1 + _SAME) * start:
         return Trend("problem", f"Rose {course}.", plain(end), "high", lever)
     if end > (1 - _SAME) * start and len(curve.finite) >= _FEW_STEPS:
-        return Trend("watch", f"Stood still, {course}.", plain(end), "high", f"a higher {_RATE}")
+        text = f"Stayed where it was, {course}: it was learned before, or the learning rate is too low."
+        return Trend("unknown", text, plain(end))
     return Trend("healthy", f"Fell {course}.", plain(end))
 
 
@@ -81,8 +82,16 @@ def told_by_length(run: Run, _: Sequence[Finding]) -> Trend:
     accuracy = run.curves["critic/d_acc"].ends()[1] if run.has("critic/d_acc") else 1.0
     text = f"Lately the length alone is right in {share(end)} of the pairs, the discriminator in {share(accuracy)}."
     if end >= _JUDGED_BY_LENGTH and end >= accuracy - _NEARLY_AS_WELL:
+        if _succeeds(run):
+            return Trend("healthy", f"{text} What it does not see rises all the same.", share(end))
         return Trend("watch", f"{text} It may know no more than the length.", share(end), "high")
     return Trend("healthy", text, share(end))
+
+
+def _succeeds(run: Run) -> bool:
+    """Whether something that the discriminator never sees has risen."""
+    curves = [*run.held_out.values(), *([run.curves["val-aux/gad/rouge_l"]] if run.has("val-aux/gad/rouge_l") else [])]
+    return any(curve.finite[-1] > curve.finite[0] + _OVERLAP_STEP for curve in curves)
 
 
 def overlap(run: Run, _: Sequence[Finding]) -> Trend:

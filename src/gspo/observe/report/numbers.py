@@ -9,7 +9,7 @@ from itertools import count
 __all__ = ["Ticks", "exact", "log_ticks", "plain", "share", "ticks"]
 
 _PLAIN_FROM = 1e-4  # below it a reader would have to count zeros
-_SCALED_BELOW = 1e-2  # an axis that ends below it says its power of ten once
+_SCALED_BELOW = 5e-4  # an axis that ends below it says its power of ten once
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 

@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 
 from gspo.observe.report.run import Curve, mean
 
 __all__ = ["COLORS", "Area", "Line", "Mark", "Plot", "line_of", "thinned"]
 
 COLORS = ("#3b7ddd", "#e8833a", "#2ba56f", "#9a60d6", "#d9534f", "#c9a227", "#4bb3c4", "#7a8694")
+_GAP, _ENOUGH = 5.0, 8  # times the usual distance of two points, of which there must be some
 _MAX_POINTS = 600  # more than a chart's width in pixels only makes the file larger
 
 
@@ -92,6 +94,11 @@ class Plot:
         low, high = min(xs), max(xs)
         return (low, high) if high > low else (low - 0.5, high + 0.5)
 
+    def marks_within(self) -> list[Mark]:
+        """The marks between the ends of the horizontal axis."""
+        low, high = self.x_range()
+        return [mark for mark in self.marks if low < mark.x < high]
+
     def y_range(self) -> tuple[float, float]:
         """Where the vertical axis begins and ends; of a logarithmic one both are above zero."""
         values = [value for shape in self.shapes for value in _values(shape)]
@@ -123,7 +130,21 @@ def thinned(curve: Curve) -> tuple[list[float], list[float | None]]:
     return [curve.steps[cut][-1] for cut in cuts], values
 
 
+def _with_gaps(xs: Sequence[float], ys: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
+    """The same with an empty point in each long gap, so that no line is drawn over steps without the metric."""
+    widths = [later - earlier for earlier, later in pairwise(xs)]
+    usual = median(widths) if widths else 0.0
+    x, y = list(xs[:1]), list(ys[:1])
+    for width, place, value in zip(widths, xs[1:], ys[1:], strict=True):
+        if len(widths) >= _ENOUGH and width > _GAP * usual:
+            x.append(place - width / 2)
+            y.append(None)
+        x.append(place)
+        y.append(value)
+    return x, y
+
+
 def line_of(curve: Curve, name: str, number: int = 0, *, dots: bool = False, pale: bool = False) -> Line:
     """A curve as a line in the color of a number."""
-    x, y = thinned(curve)
+    x, y = _with_gaps(*thinned(curve))
     return Line(name, x, y, COLORS[number % len(COLORS)], pale, dots)
