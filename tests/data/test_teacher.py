@@ -345,7 +345,7 @@ def test_a_journal_has_one_writer(collect: Callable[..., Collected], server: Fak
         collect(1)
     thread.join()
     journal = tmp_path / "out.parquet.journal.jsonl"
-    assert names(caught, journal, "in use by another process", "--out")
+    assert names(caught, journal, f"in use by process {os.getpid()}", "--out")
 
 
 @pytest.mark.parametrize(
