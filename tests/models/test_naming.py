@@ -34,7 +34,7 @@ CASES: dict[str, tuple[list[str], str, list[str]]] = {
     ),
     "a run": (["run/huggingface/config.json", "run/checkpoints/x"], "run", ["HERE/run/huggingface"]),
     "a run without a model": (["run/checkpoints/x"], "run", [f"`{gspo_command('export')} HERE/run`"]),
-    "a checkpoint": (["c/state.json"], "c", [f"`{gspo_command('export')} HERE/c`"]),
+    "a checkpoint": (["c/state.json", "c/config.json"], "c", [f"`{gspo_command('export')} HERE/c`"]),
     "its maker's own format": (["m/params.json", "m/consolidated.00.pth"], "m", ["config.json"]),
     "a folder of models": (["all/qwen/config.json", "all/llama/config.json"], "all", ["HERE/all/llama"]),
 }
