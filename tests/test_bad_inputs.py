@@ -404,9 +404,9 @@ KEYS: dict[str, tuple[Case, str]] = {
         "algorithm.adv_estimator=grop is unknown; did you mean grpo? Known: .... One of your own is found "
         "through algorithm.external_modules=[FILE.py] (override algorithm.adv_estimator=grop)",
     ),
-    "no override": (
-        ["trainer.total_epochs"],
-        "cannot read the override trainer.total_epochs: missing EQUAL at '<EOF>'. Write key=value; a value "
+    "no override that can be read": (
+        ["trainer.experiment_name={a"],
+        "cannot read the override trainer.experiment_name={a: no viable alternative. Write key=value; a value "
         "with spaces, braces, commas or other signs goes into quotes within the shell's: 'key=\"value\"'",
     ),
     "wrong type": (

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from gspo.cli import _parser, main
+from gspo.commands.arguments import without_names
+from gspo.commands.printed import printed_keys
 from gspo.config import load_config
 from gspo.config.settings import known_keys, section_keys
 from gspo.config.verl_keys import is_namespace, row_of, table
@@ -71,7 +73,39 @@ def test_commands_parse_and_their_keys_load(page: Path, monkeypatch: pytest.Monk
             and "..." not in args.overrides
             and args.config_name != "NAME"
         ):
-            load_config(args.config_path, args.config_name, args.overrides)
+            names, overrides = without_names(args.overrides)
+            assert args.command == "config" or not names
+            printed_keys(load_config(args.config_path, args.config_name, overrides), names, set_only=False)
+
+
+_MOST_STEPS = 10
+_DURATION = re.compile(r"\b(seconds?|minutes?|hours?|days?)\b")
+
+
+def long_commands(page: Path) -> Iterator[str]:
+    """The commands that train for as long as the data lasts, where no duration stands near by."""
+    lines = page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    for number, line in enumerate(lines):
+        found = re.match(r"\s+(?:\$ )?(?:\.venv/bin/)?gspo (train|sft|compare) ", line)
+        if found is None or "NAME" in line or "..." in line:
+            continue
+        steps = re.search(r"trainer\.total_training_steps=(\d+)", line)
+        is_short = "trainer.val_only=true" in line or (steps is not None and int(steps[1]) <= _MOST_STEPS)
+        if not is_short and not _DURATION.search(" ".join(lines[max(0, number - 6) : number + 14])):
+            yield line.strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_a_command_is_short_enough_to_be_tried_or_its_duration_is_said(page: Path) -> None:
+    assert list(long_commands(page)) == []
+
+
+def test_a_command_without_steps_and_duration_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A\n\n    gspo train a=1 \\\n        b=2\n    gspo train trainer.total_training_steps=2\n")
+    assert list(long_commands(page)) == ["gspo train a=1          b=2"]
+    page.write_text("# A\n\n    gspo train a=1\n\nThis takes an hour.\n")
+    assert list(long_commands(page)) == []
 
 
 def test_the_pages_have_commands() -> None:

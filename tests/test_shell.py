@@ -114,4 +114,4 @@ def test_a_package_that_was_not_installed_asks_for_the_extra_s_own(
 
     monkeypatch.setattr(metadata, "distribution", nowhere)
     monkeypatch.setenv("PATH", f"{environment}:/usr/bin:/bin")
-    assert shell.install_command("teacher") == "pip install openai"
+    assert shell.install_command("teacher") == "pip install openai tenacity"

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 __all__ = ["environment_command", "gspo_command", "install_command", "pip_install", "python_command"]
 
 # What an extra asks for, where the package is used without having been installed and nothing else tells.
-_EXTRAS = {"teacher": "openai", "wandb": "wandb"}
+_EXTRAS = {"teacher": ("openai", "tenacity"), "wandb": ("wandb",)}
 
 
 def gspo_command(*words: str | Path) -> str:
@@ -67,7 +67,7 @@ def install_command(extra: str) -> str:
     try:
         source = distribution("gspo").read_text("direct_url.json")  # PEP 610; none for one from an index
     except PackageNotFoundError:
-        return pip_install(_EXTRAS[extra])
+        return pip_install(*_EXTRAS[extra])
     if source is None:
         return pip_install(f"gspo[{extra}]")
     found: dict[str, Any] = json.loads(source)

@@ -11,6 +11,7 @@ from messages import names
 from gspo.config import Config, ConfigError, load_config
 from gspo.config.schema import RewardFunctionConfig
 from gspo.config.sources import preset_names
+from gspo.shell import gspo_command
 
 ACTOR = "actor_rollout_ref.actor"
 
@@ -170,7 +171,7 @@ def test_every_preset_loads() -> None:
             "rollout.n=8",
             ["unknown key rollout.n", "actor_rollout_ref.rollout.n or actor_rollout_ref.rollout.val_kwargs.n?"],
         ),
-        ("zzz=1", ["unknown key zzz", "`gspo config`"]),
+        ("zzz=1", ["unknown key zzz", f"`{gspo_command('config')}`"]),
         ("data.shuffle=3", ["int", "expected bool"]),
         (
             "data.train_batch_size=8.5",

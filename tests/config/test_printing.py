@@ -9,13 +9,16 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from messages import names
 
+from gspo.cli import main
 from gspo.config import Config, load_config, render
 from gspo.config.docs import make_page
 from gspo.config.resolve import resolve
 from gspo.config.schema import RewardFunctionConfig
 from gspo.config.settings import known_keys
 from gspo.config.sources import preset_names
+from gspo.config.usage import key_facts
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 
@@ -104,3 +107,64 @@ def test_the_page_has_every_key() -> None:
     page = make_page()
     for key in known_keys():
         assert f"| `{key.rpartition('.')[2]}` |" in page
+
+
+# Parts of the tree, and lines that can be searched.
+
+
+def test_a_section_is_printed_with_the_sections_above_it() -> None:
+    config = load_config(None, "gspo_gsm8k")
+    whole = yaml.safe_load(render(config))
+    optim = whole["actor_rollout_ref"]["actor"]["optim"]
+    assert yaml.safe_load(render(config, ["actor_rollout_ref.actor.optim"])) == {
+        "actor_rollout_ref": {"actor": {"optim": optim}}
+    }
+    both = render(config, ["trainer.seed", "algorithm"])
+    assert yaml.safe_load(both) == {"algorithm": whole["algorithm"], "trainer": {"seed": whole["trainer"]["seed"]}}
+    assert set(both.splitlines()) <= set(render(config).splitlines())
+    assert render(config, []) == ""
+
+
+@pytest.mark.parametrize("preset", [None, "gad_gspo_config", "ppo_config"])
+def test_flat_lines_have_every_key_and_load_to_the_same(tmp_path: Path, preset: str | None) -> None:
+    config = load_config(None, preset, ["custom_reward_function.reward_kwargs={a: {b: [1, x]}}"])
+    lines = render(config, flat=True).splitlines()
+    assert sorted(line.split(": ")[0] for line in lines) == sorted(known_keys())
+    for line in lines:
+        assert line.endswith(f"  # {key_facts()[line.split(': ')[0]].metadata['line']}")
+    (tmp_path / "flat.yaml").write_text(render(config, flat=True), encoding="utf-8")
+    assert load_config(str(tmp_path), "flat") == config
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trainer.seed"], ["trainer.seed"]),
+        (["seed", "trainer.seed=4"], ["trainer.seed"]),
+        (["actor_rollout_ref.actor.grad_clip"], ["actor_rollout_ref.actor.optim.clip_grad"]),
+        (["--set-only", "trainer.seed=4", "data.seed=5"], ["data.seed", "trainer.seed"]),
+        (["--set-only", "trainer", "trainer.seed=4", "data.seed=5"], ["trainer.seed"]),
+        (["--set-only", "--config-name", "gspo_gsm8k", "trainer.seed=4"], ["trainer.seed"]),
+        (["--set-only", "--config-path", "HERE", "--config-name", "mine"], ["algorithm.gamma"]),
+        (["--set-only"], []),
+    ],
+)
+def test_the_command_prints_what_is_named_or_set(
+    words: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [gspo_gsm8k]\nalgorithm: {gamma: 0.9}\n")
+    assert main(["config", "--flat", *(word.replace("HERE", str(tmp_path)) for word in words)]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("trianer", ["trianer", "did you mean trainer?"]),
+        ("actor_rollout_ref.actor.optm", ["actor_rollout_ref.actor.optm", "actor_rollout_ref.actor.optim"]),
+        ("actor_rollout_ref.actor.strategy", ["actor_rollout_ref.actor.strategy", "no effect here"]),
+    ],
+)
+def test_a_section_that_there_is_not(name: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", name]) == 1
+    assert names(capsys.readouterr().err, *parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -125,7 +126,7 @@ def collect(
         num_rows: int = 3, *, prompts: Path | None = None, options: dict[str, Any] | None = None, **more: Any
     ) -> Any:
         path = prompts or write_rows(*[{"prompt": f"q{row}", "number": row} for row in range(num_rows)])
-        endpoint = Endpoint(server.url, "wise", **(options or {}))
+        endpoint = Endpoint(**{"base_url": server.url, "model": "wise", **(options or {})})
         return collect_teacher(path, tmp_path / "out.parquet", endpoint, **more)
 
     return run
@@ -345,7 +346,7 @@ def test_a_journal_has_one_writer(collect: Callable[..., Collected], server: Fak
         collect(1)
     thread.join()
     journal = tmp_path / "out.parquet.journal.jsonl"
-    assert names(caught, journal, "in use by another process", "--out")
+    assert names(caught, journal, f"in use by process {os.getpid()}", "--out")
 
 
 @pytest.mark.parametrize(
@@ -396,13 +397,14 @@ def test_a_row_without_a_prompt_stops_before_the_first_request(
     assert server.bodies == []
 
 
-def test_without_the_package_the_error_says_what_to_install(
-    collect: Callable[..., Collected], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("package", ["openai", "tenacity"])
+def test_without_a_package_the_error_says_what_to_install(
+    package: str, collect: Callable[..., Collected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError) as caught:
         collect(1)
-    assert names(caught, "openai", install_command("teacher"))
+    assert names(caught, f"needs the package {package}", install_command("teacher"))
 
 
 def test_the_command_s_exit_code_says_that_rows_are_missing(
@@ -507,3 +509,95 @@ def test_a_teacher_that_calls_a_tool_is_reported(
     ((row, _, problem),) = collected.failures
     assert row == 0
     assert names(problem, "calls a tool", "tools")
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_an_endpoint_that_does_not_answer_is_said_while_it_is_waited_for(
+    collect: Callable[..., Collected], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"http://127.0.0.1:{closed_port()}/v1"
+    collected = collect(3, options={"base_url": address, "retries": 2})
+    said = [line for line in capsys.readouterr().err.splitlines() if "cannot be reached" in line]
+    assert len(said) == 1
+    assert names(said[0], f"gspo: {address} cannot be reached", "Connection refused", "--retries", "Ctrl-C")
+    assert len(collected.failures) == 3
+    assert names(collected.failures[0][2], address, "Connection refused", "3 attempts")
+
+
+def test_a_journal_without_a_response_takes_a_corrected_address(
+    collect: Callable[..., Collected], server: FakeEndpoint, tmp_path: Path
+) -> None:
+    collect(2, options={"base_url": f"http://127.0.0.1:{closed_port()}/v1", "retries": 0})
+    assert texts_of(collect(2).path) == ["answer to q0", "answer to q1"]
+    first, *entries = journal_of(tmp_path)
+    assert first["settings"]["base_url"] == server.url
+    assert [entry["row"] for entry in entries] == [0, 1]
+
+
+def test_stopping_does_not_wait_for_the_next_attempt(server: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.scripts["q0"] = [failed(429, retry_after="50")]
+    said: list[str] = []
+    client = teacher_client.EndpointClient(Endpoint(server.url, "m"), said.append)
+    ended: list[float] = []
+
+    def ask() -> None:
+        with pytest.raises(teacher_client.Stopped):
+            client.ask([{"role": "user", "content": "q0"}])
+        ended.append(time.monotonic())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not said:  # told when it begins to wait
+        time.sleep(0.005)
+    asked = time.monotonic()
+    client.stop()
+    thread.join(10)
+    client.close()
+    assert ended[0] - asked < 1
+    assert server.questions() == {"q0": 1}
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("localhost:8000/v1", ["'localhost:8000/v1'", "http://localhost:8000/v1"]),
+        ("api.example.org", ["http://api.example.org"]),
+        ("http:/localhost:8000/v1", ["'http:/localhost:8000/v1'", "such as http://"]),
+        ("http://localhost:99999/v1", ["99999", "0-65535"]),
+        ("http://localhost:eight/v1", ["eight"]),
+        ("http://localhost:0/v1", ["port 0"]),
+        ("http://localhost:8000/v1/chat/completions", ["take /chat/completions off", "http://localhost:8000/v1"]),
+        ("http://localhost:8000/v1/models/", ["take /models off", "http://localhost:8000/v1"]),
+    ],
+)
+def test_an_address_is_corrected_before_anything_is_asked(address: str, parts: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        Endpoint(address, "m")
+    assert names(caught, "--base-url", *parts)
+
+
+def test_a_server_s_address_without_its_path_is_told_of(
+    collect: Callable[..., Collected], server: FakeEndpoint
+) -> None:
+    server.scripts["q0"] = [failed(404)]
+    bare = server.url.removesuffix("/v1")
+    with pytest.raises(DataError) as caught:
+        collect(1, options={"base_url": bare})
+    assert names(caught, f"{bare} answers HTTP 404", f"want {bare}/v1")
+
+
+@pytest.mark.parametrize("key", ["“sk-1234567”", "sk-12 34567", "sk-123\n4567"])
+def test_a_key_that_no_header_can_hold_is_told_without_it(
+    key: str, server: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(DataError) as caught:
+        teacher_client.EndpointClient(Endpoint(server.url, "m"))
+    assert names(caught, "OPENAI_API_KEY", "straight quotes")
+    assert "1234567" not in str(caught.value)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 
 from gspo.evaluation.overlap import ngram_f1, overlap, rouge_l, tokenise
 
@@ -95,3 +96,35 @@ def test_n_below_1_is_refused() -> None:
         ngram_f1(["a"], ["a"], 0)
     with pytest.raises(ValueError, match=r"^max_n is 0; an n-gram has at least 1 token$"):
         overlap("a", "a", max_n=0)
+
+
+class _OurTokens:
+    """This project's tokens in rouge-score, whose own tokeniser keeps ASCII letters and digits alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return tokenise(text)
+
+
+_WORDS = ["The", "cat", "sat", "on", "the", "mat", ",", "3*4=12", "naïve", "日本", "snake_case", "cat's"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_figures_are_those_of_rouge_score(seed: int) -> None:
+    """Google's implementation (rouge-score), over random texts: its F-measures, to the last bits of the arithmetic."""
+    draw = random.Random(seed)
+    ours, theirs = (" ".join(draw.choices(_WORDS, k=draw.randint(6, 60))) for _ in range(2))
+    kinds = {"rougeL": "rouge_l", **{f"rouge{n}": f"ngram_{n}_f1" for n in range(1, 7)}}
+    scores = RougeScorer(list(kinds), tokenizer=_OurTokens()).score(target=theirs, prediction=ours)
+    found = overlap(ours, theirs)
+    assert found.keys() == set(kinds.values())
+    for kind, name in kinds.items():
+        assert found[name] == pytest.approx(scores[kind].fmeasure, rel=1e-12, abs=1e-15)
+
+
+def test_plain_words_have_the_figures_of_rouge_score_as_it_comes() -> None:
+    texts = "the quick brown fox jumps over the lazy dog", "The lazy dog sleeps while the quick fox jumps"
+    scores = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(target=texts[1], prediction=texts[0])
+    found = overlap(*texts, max_n=2)
+    assert [found["ngram_1_f1"], found["ngram_2_f1"], found["rouge_l"]] == pytest.approx(
+        [score.fmeasure for score in scores.values()], rel=1e-12
+    )

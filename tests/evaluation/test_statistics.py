@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from gspo.evaluation.statistics import bootstrap_interval, maj_at_k, pass_at_k, wilson_interval
 
@@ -137,3 +138,28 @@ def test_bootstrap_of_equal_values_has_no_width() -> None:
 def test_bootstrap_refuses(values: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=exactly(message)):
         bootstrap_interval(values)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (1, 1), (3, 10), (10, 10), (421, 1319), (50_000, 100_000)])
+def test_wilson_is_scipy_s(successes: int, trials: int, confidence: float) -> None:
+    expected = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    found = wilson_interval(successes, trials, confidence)
+    assert found == (pytest.approx(expected.low, abs=1e-12), pytest.approx(expected.high, abs=1e-12))
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_bootstrap_is_scipy_s_percentile_interval(confidence: float) -> None:
+    """Draws differ, so that both are within the noise of 20,000 resamples of the same distribution."""
+    values = np.random.default_rng(3).beta(0.5, 0.5, size=60)
+    theirs = stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(4),
+    ).confidence_interval
+    found = bootstrap_interval(values.tolist(), confidence, num_resamples=20_000, seed=5)
+    error = values.std() / math.sqrt(len(values))
+    assert found == (pytest.approx(theirs.low, abs=0.05 * error), pytest.approx(theirs.high, abs=0.05 * error))

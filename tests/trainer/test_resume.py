@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -311,5 +312,8 @@ def test_a_finished_run_with_other_settings_is_not_passed_off_as_theirs(
 
 def test_two_processes_cannot_train_in_one_folder(run: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with hold(tmp_path / "run"), pytest.raises(ValueError, match=r"another process trains in .*run: wait for it"):
+    with (
+        hold(tmp_path / "run"),
+        pytest.raises(ValueError, match=rf"process {os.getpid()} trains in .*run: wait for it"),
+    ):
         run("trainer.total_training_steps=1")

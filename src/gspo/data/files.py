@@ -99,9 +99,10 @@ def _not_there(path: Path) -> str:
 
 def _missing(path: Path) -> str:
     found = _files_in(path.parent)
-    near = get_close_matches(path.name, found, n=1, cutoff=0.7)
-    hint = f": did you mean {path.parent / near[0]}?" if near else ""
-    return f"does not exist{hint or f'; data files in its folder: {_listing(found)}'}"
+    stems = {Path(name).stem: name for name in found}
+    near = get_close_matches(path.stem, list(stems), n=1, cutoff=0.75)
+    hint = f": did you mean {path.parent / stems[near[0]]}? Data" if near else "; data"
+    return f"does not exist{hint} files in its folder: {_listing(found)}"
 
 
 def _files_in(folder: Path) -> list[str]:

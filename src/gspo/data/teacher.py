@@ -108,19 +108,23 @@ def collect_teacher(
     if any(tools):
         settings["tools_key"] = tools_key
     with (
-        closing(EndpointClient(endpoint)) as client,
+        closing(EndpointClient(endpoint, _say)) as client,
         closing(Journal(target.with_name(target.name + ".journal.jsonl"), settings)) as journal,
     ):
         wanted = [(row, sample) for row in range(len(prompts)) for sample in range(n)]
         left = [place for place in wanted if place not in journal.responses]
         if len(left) < len(wanted):
-            print(f"gspo: {len(wanted) - len(left)} responses are in {journal.path}, {len(left)} left", file=sys.stderr)
+            _say(f"{len(wanted) - len(left)} responses are in {journal.path}, {len(left)} left")
         failures = _ask_all(left, list(zip(prompts, tools, strict=True)), client, journal, concurrency)
         kept = {place: journal.responses[place] for place in wanted if place in journal.responses}
         if kept:
             _write(columns, kept, teacher_key, target)
     num_cut = sum(response.finish_reason == "length" for response in kept.values())
     return Collected(target, len(kept), num_cut, tuple(sorted(failures)), journal.path)
+
+
+def _say(line: str) -> None:
+    print(f"gspo: {line}", file=sys.stderr, flush=True)
 
 
 def _check(
@@ -179,7 +183,7 @@ def _say_spelled(table: Table, prompts: Sequence[Messages], prompt_key: str) -> 
     pairs = zip(texts, prompts, strict=True)
     spelled = sum(isinstance(text, str) and messages[-1]["content"] != text for text, messages in pairs)
     if spelled:
-        print(f"gspo: {spelled} prompts are JSON text, read as the messages that it spells", file=sys.stderr)
+        _say(f"{spelled} prompts are JSON text, read as the messages that it spells")
 
 
 def _settings(source: Path, endpoint: Endpoint, system_prompt: str | None, prompt_key: str) -> dict[str, Any]:
@@ -226,8 +230,7 @@ def _ask_all(
                 num_done += len(done)
                 if time.monotonic() - last_news > _SECONDS_BETWEEN_NEWS:
                     last_news = time.monotonic()
-                    news = f"gspo: {num_done} of {len(places)} requests done, {len(failures)} failed"
-                    print(news, file=sys.stderr, flush=True)
+                    _say(f"{num_done} of {len(places)} requests done, {len(failures)} failed")
         except BaseException:
             client.stop()
             raise

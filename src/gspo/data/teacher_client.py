@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ __all__ = ["Endpoint", "EndpointClient", "Refused", "Stopped"]
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # seconds of back-off
 _PASSING = (408, 409, 425, 429)  # with every 5xx: the same request may succeed later
 _HOPELESS = (401, 404)  # a wrong key, address or model: no other row will fare better
+_HOST_AND_PORT = re.compile(r"[\w.-]+(:\d+)?(/|$)")
 _SHORTEST_SECRET = 8  # shorter keys are placeholders for servers that want none, and may be words of a message
 
 _LONGEST_PROBLEM = 500  # characters of an endpoint's message that are kept
@@ -61,11 +63,7 @@ class Endpoint:
     requests_per_minute: float | None = None
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.netloc:
-            raise DataError(f"--base-url {self.base_url!r} is no address: name one such as http://localhost:8000/v1")
-        if "@" in url.netloc or url.query:
-            raise DataError("--base-url holds a user or a query, and would be stored: put the key in the environment")
+        _check_address(self.base_url)
         if self.temperature is not None and self.temperature < 0:
             raise DataError(f"--temperature is {self.temperature}: give 0 or more")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -78,23 +76,64 @@ class Endpoint:
             raise DataError(f"--requests-per-minute is {self.requests_per_minute}: give a positive number")
 
 
+def _check_address(address: str) -> None:
+    """Holds that an address is one of an API, without repeating a secret in it.
+
+    Raises:
+        DataError: it is not; says how it is to be written.
+    """
+    try:
+        url = urlsplit(address)
+        port = url.port
+    except ValueError as error:  # a port that is no number, or above 65535; brackets that do not close
+        raise DataError(f"--base-url {address!r} is no address ({error}): correct it") from None
+    if "@" in url.netloc or url.query:
+        raise DataError("--base-url holds a user or a query, and would be stored: put the key in the environment")
+    if url.scheme not in ("http", "https") or not url.hostname:
+        near = f"http://{address}" if _HOST_AND_PORT.match(address) else "http://localhost:8000/v1"
+        raise DataError(f"--base-url {address!r} is no address: name one such as {near}")
+    for ending in ("/chat/completions", "/completions", "/models"):
+        if url.path.rstrip("/").endswith(ending):
+            shorter = address.rstrip("/").removesuffix(ending)
+            raise DataError(f"--base-url {address!r} names one of the API's methods: take {ending} off, {shorter}")
+    if port == 0:
+        raise DataError(f"--base-url {address!r} has port 0, which nothing listens on: name the server's")
+
+
+class _Passing(Exception):
+    """A failure that may pass.
+
+    Attributes:
+        advised: seconds that the endpoint asks to wait.
+    """
+
+    def __init__(self, problem: str, advised: float = 0.0) -> None:
+        super().__init__(problem)
+        self.advised = advised
+
+
 class EndpointClient:
     """Asks an endpoint, from several threads at once.
 
     `stop()` ends all waiting: requests that wait for their turn or for a further attempt raise `Stopped`.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, say: Callable[[str], None] = lambda _: None) -> None:
         """Takes the key from the environment.
 
+        Args:
+            endpoint: which service, and how it is asked.
+            say: is told once that the endpoint does not answer, when it is to be asked again.
+
         Raises:
-            DataError: the package `openai` is missing, or the environment has no key.
+            DataError: a package is missing, or the environment has no key.
         """
         try:
             import openai
+            import tenacity
         except ImportError as error:
             raise DataError(
-                f"`gspo data teacher` needs the package openai: install it by `{install_command('teacher')}`"
+                f"`gspo data teacher` needs the package {error.name}: install it by `{install_command('teacher')}`"
             ) from error
         self._key = os.environ.get(endpoint.api_key_env, "").strip()
         if not self._key:
@@ -102,8 +141,23 @@ class EndpointClient:
                 f"the environment has no {endpoint.api_key_env}: export it, or name another variable with "
                 "--api-key-env (for a server that wants no key any text will do)"
             )
+        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
+            raise DataError(
+                f"the key in {endpoint.api_key_env} holds a sign that no key has (a space, a line's end, a typographic "
+                "quote): export it again, in straight quotes"
+            )
         self._endpoint = endpoint
         self._openai = openai
+        self._say = say
+        self._has_said = False
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(endpoint.retries + 1),
+            wait=_seconds_to_wait,
+            sleep=self._wait,  # not the library's, which no Ctrl-C would end
+            retry=tenacity.retry_if_exception_type(_Passing),
+            before_sleep=self._before_sleep,
+            reraise=True,
+        )
         self._client = openai.OpenAI(
             base_url=endpoint.base_url, api_key=self._key, timeout=endpoint.timeout, max_retries=0
         )
@@ -129,18 +183,37 @@ class EndpointClient:
             DataError: the key, the address or the model is wrong.
             Stopped: `stop` was called.
         """
-        for attempt in range(self._endpoint.retries + 1):
-            self._wait_for_turn()
-            try:
-                return self._request(messages, tools)
-            except self._openai.APIStatusError as error:
-                problem, advised = self._judge(error)
-            except (self._openai.APIConnectionError, self._openai.APIResponseValidationError, ValueError) as error:
-                # No connection, a timeout, or a body that is no reply: gateways send these for a while.
-                problem, advised = f"{type(error).__name__}: {error}", 0.0
-            if attempt < self._endpoint.retries:
-                self._wait(max(advised, _delay(attempt)))
-        raise Refused(self._clean(f"{problem} ({self._endpoint.retries + 1} attempts)"))
+        try:
+            response: TeacherResponse = self._retrying(self._attempt, messages, tools)
+        except _Passing as failure:
+            raise Refused(self._clean(f"{failure} ({self._endpoint.retries + 1} attempts)")) from None
+        return response
+
+    def _attempt(
+        self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> TeacherResponse:
+        """One request, in its turn; raises `_Passing` where the same one may succeed later."""
+        self._wait_for_turn()
+        try:
+            return self._request(messages, tools)
+        except self._openai.APIStatusError as error:
+            raise self._judge(error) from None
+        except self._openai.APITimeoutError:
+            raise _Passing(f"no reply in {self._endpoint.timeout:g} s (--timeout)") from None
+        except self._openai.APIConnectionError as error:
+            cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+            raise _Passing(f"{self._endpoint.base_url} cannot be reached ({error}{cause})") from None
+        except (self._openai.APIResponseValidationError, ValueError) as error:
+            # A body that is no reply: gateways send these for a while.
+            raise _Passing(f"{type(error).__name__}: {error}") from None
+
+    def _before_sleep(self, state: Any) -> None:
+        """Says once what is waited for: a wrong address looks like a server that is busy."""
+        if not self._has_said:
+            self._has_said = True
+            problem = self._clean(str(state.outcome.exception()))
+            retries = self._endpoint.retries
+            self._say(f"{problem}: asked again up to {retries} times, --retries; Ctrl-C ends it and loses nothing")
 
     def _request(
         self, messages: Sequence[Mapping[str, str]], tools: Sequence[Mapping[str, Any]] | None
@@ -171,19 +244,22 @@ class EndpointClient:
             raise Refused(problem)
         return TeacherResponse(text, reason)
 
-    def _judge(self, error: Any) -> tuple[str, float]:
-        """The problem and the seconds that the endpoint asks to wait; raises where waiting does not help."""
+    def _judge(self, error: Any) -> _Passing:
+        """The failure of a status that may pass; raises where waiting does not help."""
         said = error.body.get("message") if isinstance(error.body, dict) else None
         problem = self._clean(f"HTTP {error.status_code}: {said or error.message}")
         if error.status_code in _HOPELESS:
+            address = self._endpoint.base_url
+            bare = not urlsplit(address).path.strip("/")
+            ending = f" (most servers want {address.rstrip('/')}/v1)" if bare and error.status_code == 404 else ""
             raise DataError(
-                f"{self._endpoint.base_url} answers {problem}; see --base-url, --model and the key in "
+                f"{address} answers {problem}; see --base-url{ending}, --model and the key in "
                 f"{self._endpoint.api_key_env}. What was collected is kept: the same command goes on from there"
             ) from None
         if error.status_code not in _PASSING and error.status_code < 500:
             raise Refused(problem) from None
         advised = error.response.headers.get("retry-after", "")
-        return problem, float(advised) if advised.isdigit() else 0.0
+        return _Passing(problem, float(advised) if advised.isdigit() else 0.0)
 
     def _wait_for_turn(self) -> None:
         if self._endpoint.requests_per_minute is not None:
@@ -202,6 +278,11 @@ class EndpointClient:
         """An endpoint may repeat the key in its message, or send a page of HTML."""
         text = text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
         return text if len(text) <= _LONGEST_PROBLEM else text[:_LONGEST_PROBLEM] + " ..."
+
+
+def _seconds_to_wait(state: Any) -> float:
+    """Before the next attempt of tenacity's: the back-off, and at least what the endpoint asks for."""
+    return max(_delay(state.attempt_number - 1), state.outcome.exception().advised)
 
 
 def _delay(attempt: int) -> float:

@@ -7,16 +7,17 @@ opened again, and its response is asked for again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gspo.data.rows import DataError
+from gspo.locks import Held, held
 
 __all__ = ["Journal", "TeacherResponse"]
 
@@ -47,13 +48,14 @@ class Journal:
         self.responses: dict[tuple[int, int], TeacherResponse] = {}
         self._write_lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115 (held open: `close` ends it)
-        try:
-            self._lock_file()
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(held(path.with_name(f".{path.name}.lock")))
+            except Held as error:
+                raise DataError(f"{path} is in use by {error.holder}: wait for it, or name another --out") from None
+            self._file = opened.enter_context(open(path, "a+b"))
             self._read(dict(settings))
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
 
     def add(self, row: int, sample: int, response: TeacherResponse) -> None:
         """Keeps a response: when this returns it is on the disk."""
@@ -67,13 +69,7 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file, which lets another process have it."""
-        self._file.close()
-
-    def _lock_file(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{self.path} is in use by another process: wait for it, or name another --out") from error
+        self._opened.close()
 
     def _read(self, settings: dict[str, Any]) -> None:
         self._file.seek(0)
@@ -85,11 +81,16 @@ class Journal:
             self._append({"settings": settings})
             self._sync_folder()
             return
-        self._check_settings(self._parse(1, lines[0]).get("settings"), settings)
         for number, line in enumerate(lines[1:], start=2):
             entry = self._parse(number, line)
             if "error" not in entry:
                 self._take(number, entry)
+        found = self._parse(1, lines[0]).get("settings")
+        if isinstance(found, dict) and found != settings and not self.responses:
+            self._file.truncate(0)  # a wrong address or model: no response depends on it
+            self._append({"settings": settings})
+        else:
+            self._check_settings(found, settings)
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:

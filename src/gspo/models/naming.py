@@ -23,10 +23,10 @@ def mistaken_for_model(path: Path) -> str | None:
     """
     if path.is_file():
         return _file(path)
+    if (path / "state.json").is_file():  # beside a config.json, which says the same to others
+        return f"is a checkpoint of a run: make a model of it by `{gspo_command('export', path)}`"
     if (path / "config.json").is_file():
         return None
-    if (path / "state.json").is_file():
-        return f"is a checkpoint of a run: make a model of it by `{gspo_command('export', path)}`"
     if (path / "adapter_config.json").is_file():
         return _adapter(path)
     if snapshots := sorted(path.glob("snapshots/*/config.json")):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gspo.checkpoint import Checkpoint, CheckpointError, clear_drafts, find_latest, load_checkpoint
 from gspo.config import Config, ConfigError
 from gspo.config.printing import shown
 from gspo.config.schema import TrainerConfig
+from gspo.locks import Held, held
 from gspo.observe import ConsoleLogger, Tracker, make_tracker
 from gspo.observe.jsonl import read_jsonl
 
@@ -148,18 +148,14 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another one does.
     """
-    try:
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"{_KEY}={folder} cannot be written to ({error.strerror}): name another folder", _KEY
-        ) from error
-    with file as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder / ".lock"))
+        except Held as error:
+            raise ConfigError(f"{error.holder} trains in {folder}: wait for it, or name another {_KEY}", _KEY) from None
         except OSError as error:
             raise ConfigError(
-                f"another process trains in {folder}: wait for it, or name another {_KEY}", _KEY
+                f"{_KEY}={folder} cannot be written to ({error.strerror}): name another folder", _KEY
             ) from error
         yield
 
