@@ -89,6 +89,9 @@ class PlatformCPU(PlatformBase):
     def ray_resource_name(self) -> str:
         return "CPU"
 
+    def ray_resource_options(self, num_gpus: float) -> dict[str, Any]:
+        return {"num_cpus": num_gpus}
+
     def ray_noset_envvars(self) -> list[str]:
         return []
 
@@ -114,9 +117,15 @@ _AutoModel.from_pretrained = _eager(_AutoModel.from_pretrained)
 def register_engines() -> None:
     """Makes verl's FSDP engines known for a CPU."""
     from verl.workers.engine.base import EngineRegistry
-    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+    from verl.workers.engine.fsdp import transformer_impl
 
-    engines = {"language_model": FSDPEngineWithLMHead, "value_model": FSDPEngineWithValueHead}
+    # The reference's weights are offloaded into pinned memory, which there is none of without an accelerator.
+    offload = transformer_impl.CPUOffloadPolicy
+    transformer_impl.CPUOffloadPolicy = lambda pin_memory=True: offload(pin_memory=False)
+    engines = {
+        "language_model": transformer_impl.FSDPEngineWithLMHead,
+        "value_model": transformer_impl.FSDPEngineWithValueHead,
+    }
     for model_type, engine in engines.items():
         EngineRegistry.register(model_type=model_type, backend=["fsdp", "fsdp2"], device="cpu")(engine)
 

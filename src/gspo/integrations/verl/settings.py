@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from gspo.trainer.gad.schedule import Stages
 
 __all__ = ["GadSettings", "check_config", "stages_of"]
@@ -87,6 +89,8 @@ def check_config(config: Any) -> GadSettings:
     settings = GadSettings.of(config)
     actor, model = config.actor_rollout_ref.actor, config.actor_rollout_ref.model
     estimator = str(config.algorithm.adv_estimator)
+    if OmegaConf.is_missing(model, "path") or not model.path:
+        raise ValueError("actor_rollout_ref.model.path is not set: name the student's folder, or its hub name")
     if not config.critic.enable:
         raise ValueError("critic.enable must be true for trainer.v1.trainer_mode=gad: the critic is the discriminator")
     if estimator == "gae":

@@ -165,8 +165,7 @@ class GadTrainer(PPOTrainerSync):
         figures = tu.get(self.actor_rollout_wg.update_actor(data), "metrics")
         self.actor_rollout_wg.imitate(False)
         names = {"loss": "actor/sft_loss", "grad_norm": "actor/grad_norm", "lr": "actor/lr", "mfu": "perf/mfu/actor"}
-        means = {name: torch.tensor(figures[key], dtype=torch.float64).mean().item() for key, name in names.items()}
-        return means
+        return {name: torch.tensor(figures[key], dtype=torch.float64).mean().item() for key, name in names.items()}
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """verl's, without those of a value critic: a discriminator explains no return."""
@@ -182,7 +181,7 @@ def _dp_size(workers: Any, mesh: str) -> int:
 
 def _listed(column: Any) -> list[Any]:
     """A column that holds no tensors, as a list."""
-    return [getattr(value, "data", value) for value in column.tolist()]
+    return [getattr(value, "data", value) for value in list(column)]
 
 
 def _jagged(parts: list[Tensor]) -> Tensor:
