@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
     report = commands.add_parser("report", help="write report.html of a run folder")
-    report.add_argument("folder")
+    report.add_argument("folder", help="a run's folder, of verl's too, or the file that verl's file logger wrote")
     report.set_defaults(run=_report)
     quickstart = commands.add_parser("quickstart", help="from nothing to a trained model in about two minutes on a CPU")
     quickstart.add_argument("--seed", type=int, default=1)

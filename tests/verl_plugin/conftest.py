@@ -8,7 +8,7 @@ import sys
 
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("verl") is None:
-    collect_ignore_glob = ["verl_on_cpu.py", "test_on_verl_*.py"]
+    collect_ignore_glob = ["verl_on_cpu.py", "scripted_rollout.py", "test_on_verl_*.py"]
 else:
     # Before `import verl`, which reads them; they go on to the processes of ray.
     os.environ |= {

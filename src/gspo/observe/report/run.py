@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from gspo.methods import ADVANTAGES, DEFAULT_ADVANTAGE, DEFAULT_LOSS, PolicyLoss, loss_named
 from gspo.observe.jsonl import read_jsonl
+from gspo.observe.report.verl_files import metric_records, verl_samples
 
 __all__ = ["Curve", "Run", "read_curves"]
 
@@ -104,17 +105,15 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def read_curves(folder: Path) -> Run:
-    """Reads a run folder.
+def read_curves(place: Path) -> Run:
+    """Reads a run folder, of this package or of verl (`gspo.observe.report.verl_files`), or a file of its metrics.
 
     Raises:
         ValueError: the folder has no `metrics.jsonl`, or one of its files cannot be read.
     """
-    metrics_file = folder / "metrics.jsonl"
-    if not metrics_file.exists():
-        raise ValueError(f"{folder} has no metrics.jsonl; give the folder of a run (trainer.default_local_dir)")
+    folder, records = metric_records(place)
     points: dict[str, dict[int, float]] = {}
-    for record in read_jsonl(metrics_file):
+    for record in records:
         for name, value in record.items():
             if name != "step":
                 points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
@@ -127,4 +126,5 @@ def read_curves(folder: Path) -> Run:
         raise ValueError(f"{config_file} is not YAML; restore it or remove it: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{config_file} is not a mapping of keys; it should be the resolved config of the run")
-    return Run(folder, curves, read_jsonl(folder / "samples.jsonl"), text, {str(key): config[key] for key in config})
+    samples = read_jsonl(folder / "samples.jsonl") or verl_samples(folder)
+    return Run(folder, curves, samples, text, {str(key): config[key] for key in config})
