@@ -1,8 +1,8 @@
 """A rollout for verl that needs no inference engine: its responses are drawn from the prompt's tokens and the weights.
 
 verl's own agent loops, reward loop, replay buffer and transfer queue run as they are; the engine behind the server is
-replaced. A response depends on the prompt, on how often it was asked, and on how many weight updates there were, so that
-two runs can be compared.
+replaced. A response depends on the prompt, on how often it was asked, and on how many weight updates there were, so
+that two runs can be compared.
 """
 
 from __future__ import annotations

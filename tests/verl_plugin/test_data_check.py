@@ -60,7 +60,7 @@ def test_a_file_without_the_column_is_named_with_its_columns(tmp_path: Path, suf
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not there.parquet"):
+    with pytest.raises(DataError, match=r"not there\.parquet"):
         check_data(config(tmp_path / "not there.parquet"), GadSettings())
 
 

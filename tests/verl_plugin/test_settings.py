@@ -56,7 +56,7 @@ def test_stages_are_the_warmup_then_the_discriminator_alone_then_the_rest() -> N
     ],
 )
 def test_what_stands_in_the_way_is_named(changes: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=r"\w") as raised:
         check_config(config(**changes))
     assert [word for word in words if word not in str(raised.value)] == []
 

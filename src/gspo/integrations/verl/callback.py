@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -33,6 +34,16 @@ class BeforeCluster(Callback):
         except ValueError as error:
             raise SystemExit(f"gspo: {error}") from None
         print(f"gad: {count} rows of data.train_files have a teacher's text")
+        _write_config(config)
+
+
+def _write_config(config: DictConfig) -> None:
+    """Puts the configuration where `gspo report` looks for it."""
+    plain = {key: config[key] for key in config if key != "hydra"}
+    resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    folder = Path(config.trainer.default_local_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)), encoding="utf-8")
 
 
 def with_policy_loss_section(config: DictConfig) -> None:
