@@ -69,7 +69,9 @@ def own_group(prompt: Tensor, responses: Sequence[Tensor], teacher: Tensor) -> G
 def worker(tiny_model_folder: Path) -> Iterator[TrainingWorker]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+        port = str(free.getsockname()[1])
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= alone
     path = str(tiny_model_folder)
     model = HFModelConfig(path=path, tokenizer_path=path, use_remove_padding=False, enable_gradient_checkpointing=False)
     config = TrainingWorkerConfig(
@@ -97,6 +99,8 @@ def worker(tiny_model_folder: Path) -> Iterator[TrainingWorker]:
     worker.set_loss_fn(discriminator_loss)
     yield worker
     torch.distributed.destroy_process_group()
+    for name in alone:
+        del os.environ[name]
 
 
 @pytest.fixture

@@ -72,7 +72,6 @@ ON_A_CPU = [
 @dataclass(frozen=True)
 class Finished:
     folder: Path
-    output: str
 
     @cached_property
     def steps(self) -> dict[int, dict[str, Any]]:
@@ -102,9 +101,11 @@ def run_on_cpu(folder: Path, inputs: Path) -> Finished:
     }
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *PRINTED, *SMALL, *ON_A_CPU, *further]
-    done = subprocess.run(command, cwd=inputs, env=environment, text=True, capture_output=True, timeout=400)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    return Finished(folder, done.stdout + done.stderr)
+    output = folder / "output.txt"
+    with output.open("w") as file:
+        done = subprocess.run(command, cwd=inputs, env=environment, stdout=file, stderr=file, timeout=400)
+    assert done.returncode == 0, output.read_text()[-8000:]
+    return Finished(folder)
 
 
 @pytest.fixture(scope="module")

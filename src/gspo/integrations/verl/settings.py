@@ -95,6 +95,11 @@ def check_config(config: Any) -> GadSettings:
         raise ValueError("critic.enable must be true for trainer.v1.trainer_mode=gad: the critic is the discriminator")
     if estimator == "gae":
         raise ValueError("algorithm.adv_estimator=gae needs a value critic, and GAD's critic is a discriminator: grpo")
+    if (config.algorithm.get("filter_groups") or {}).get("enable", False):
+        raise ValueError(
+            "algorithm.filter_groups drops groups by the reward before the discriminator's score is in it: set "
+            "algorithm.filter_groups.enable=false"
+        )
     rank = max(model.get("lora_rank", 0), (model.get("lora") or {}).get("rank", 0))
     has_adapter = rank > 0 or model.get("lora_adapter_path") is not None
     needs_reference = actor.use_kl_loss or config.algorithm.use_kl_in_reward
