@@ -2,105 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from verl.trainer.config import CheckpointConfig
-from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
-from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
+from verl.workers.engine_workers import TrainingWorker
+from verl_critic import LR, Sample, critic_worker, make_sample, own_scorer, own_step, verl_name, weights_of
 
-from gspo.algorithms import compute_discriminator_loss
-from gspo.algorithms.stats import to_floats
-from gspo.groups import Group, GroupBatch, Prompt, Response
+from gspo.groups import GroupBatch
 from gspo.integrations.verl.discriminator import Discriminator
-from gspo.integrations.verl.losses import discriminator_loss
-from gspo.integrations.verl.rows import Cut, Row
+from gspo.integrations.verl.rows import Cut
 from gspo.integrations.verl.settings import GadSettings
-from gspo.models.scorer import Scorer
-
-# Two prompts with three responses each; lengths of prompt, responses, teacher.
-LENGTHS = [(5, (3, 7, 1), 4), (2, (6, 2, 5), 9)]
-LR = 0.25
-
-
-@dataclass
-class Sample:
-    students: list[Row]
-    teachers: list[Row]
-    group_index: list[int]
-    batch: GroupBatch
 
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
-    draw = torch.Generator().manual_seed(3)
-
-    def tokens(count: int) -> Tensor:
-        return torch.randint(3, 60, (count,), generator=draw)
-
-    students, teachers, index, groups = [], [], [], []
-    for number, (prompt_length, lengths, teacher_length) in enumerate(LENGTHS):
-        prompt, teacher = tokens(prompt_length), tokens(teacher_length)
-        responses = [tokens(length) for length in lengths]
-        students += [Row(prompt, response) for response in responses]
-        teachers.append(Row(prompt, teacher))
-        index += [number] * len(responses)
-        groups.append(own_group(prompt, responses, teacher))
-    return Sample(students, teachers, index, GroupBatch.without_tensors(groups))
-
-
-def own_group(prompt: Tensor, responses: Sequence[Tensor], teacher: Tensor) -> Group:
-    def response(token_ids: Tensor) -> Response:
-        return Response(token_ids.tolist(), [0.0] * len(token_ids), "", "stop")
-
-    group = Group(Prompt("p", tuple(prompt.tolist()), "", ""), [response(tokens) for tokens in responses])
-    group.teacher = response(teacher)
-    return group
+    return make_sample()
 
 
 @pytest.fixture(scope="module")
 def worker(tiny_model_folder: Path) -> Iterator[TrainingWorker]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= alone
-    path = str(tiny_model_folder)
-    model = HFModelConfig(path=path, tokenizer_path=path, use_remove_padding=False, enable_gradient_checkpointing=False)
-    config = TrainingWorkerConfig(
-        model_type="value_model",
-        model_config=model,
-        engine_config=FSDPEngineConfig(
-            strategy="fsdp2",
-            fsdp_size=1,
-            model_dtype="fp32",
-            mixed_precision=dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32"),
-            use_torch_compile=False,
-        ),
-        optimizer_config=FSDPOptimizerConfig(
-            optimizer="SGD",
-            optimizer_impl="torch.optim",
-            lr=LR,
-            weight_decay=0.0,
-            clip_grad=1e9,
-            total_training_steps=9,
-        ),
-        checkpoint_config=CheckpointConfig(),
-    )
-    worker = TrainingWorker(config)
-    worker.reset()
-    worker.set_loss_fn(discriminator_loss)
-    yield worker
-    torch.distributed.destroy_process_group()
-    for name in alone:
-        del os.environ[name]
+        port = free.getsockname()[1]
+    with critic_worker(tiny_model_folder, 0, 1, port) as worker:
+        yield worker
 
 
 @pytest.fixture
@@ -110,52 +39,7 @@ def fresh(worker: TrainingWorker) -> Iterator[dict[str, Tensor]]:
     yield before
     for name, value in worker.engine.module.named_parameters():
         with torch.no_grad():
-            local(value).copy_(before[name])
-
-
-def local(value: Tensor) -> Tensor:
-    return value.to_local() if hasattr(value, "to_local") else value
-
-
-def weights_of(worker: TrainingWorker) -> dict[str, Tensor]:
-    return {name: local(value).detach().clone() for name, value in worker.engine.module.named_parameters()}
-
-
-def own_scorer(folder: Path, weights: dict[str, Tensor]) -> Scorer:
-    """This package's discriminator with the worker's weights."""
-    scorer = Scorer(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    own = {verl_name(name): value for name, value in scorer.model.named_parameters()}
-    assert own.keys() == weights.keys()
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(weights[name])
-    return scorer
-
-
-def verl_name(name: str) -> str:
-    return name.replace("decoder.", "model.", 1).replace("head.", "score.", 1)
-
-
-def own_step(scorer: Scorer, batch: GroupBatch, settings: GadSettings) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """The figures and gradients of one optimizer step, from the padded form of the loss with its masks."""
-    student, teacher = scorer.compare(batch)
-    index = torch.as_tensor(batch.group_index)
-    lengths = [len(response) for group in batch.groups for response in group.responses]
-    teacher_lengths = [len(group.teacher) for group in batch.groups]
-    student, mask = at_last(student, lengths)
-    teacher, teacher_mask = at_last(teacher, teacher_lengths)
-    loss, stats = compute_discriminator_loss(student, teacher[index], mask, teacher_mask[index], **settings.loss)
-    scorer.model.zero_grad()
-    loss.backward()
-    gradients = {verl_name(name): value.grad.clone() for name, value in scorer.model.named_parameters()}
-    return to_floats(stats), gradients
-
-
-def at_last(scores: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Scores at the last token of each row of a padded tensor, and its mask."""
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-    last = torch.nn.functional.one_hot(torch.tensor(lengths) - 1, max(lengths))
-    return last * scores[:, None], mask
+            value.to_local().copy_(before[name])
 
 
 CUTS = {
