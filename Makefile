@@ -9,16 +9,17 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off
 
-.PHONY: help quickstart gad-quickstart test lint docs clean
+.PHONY: help quickstart gad-quickstart test test-verl lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  train a small model in about two minutes (SEED=1)"
 	@echo "make gad-quickstart  distil a teacher that can only be read, in a few minutes (SEED=1)"
 	@echo "make test        lint, types and tests (WORKERS=2 processes)"
+	@echo "make test-verl   tests of the plugin for verl, in .venv-verl with verl"
 	@echo "make lint        ruff and mypy only"
 	@echo "make docs        write docs/config.md from the config schema"
-	@echo "make clean       remove .venv, caches and build folders; runs/ stays"
+	@echo "make clean       remove .venv and .venv-verl, caches and build folders; runs/ stays"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("gspo needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
@@ -45,9 +46,24 @@ lint: $(READY)
 test: lint
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS)
 
+# verl takes other versions of transformers than the newest, so that it has an environment of its own.
+VERL_BIN := .venv-verl/bin
+VERL_READY := .venv-verl/.ready
+
+$(VERL_READY): pyproject.toml constraints-verl.txt
+	@echo "setting up .venv-verl (some minutes the first time)"
+	@test -x $(VERL_BIN)/python || $(PYTHON) -m venv .venv-verl
+	@$(VERL_BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off --no-deps -r constraints-verl.txt
+	@$(VERL_BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off --no-deps -e .
+	@touch $@
+
+# verl warns where engines are not installed, so that its warnings are no errors here.
+test-verl: $(VERL_READY)
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VERL_BIN)/python -m pytest -o filterwarnings=default tests/verl_plugin tests/test_public_api.py -k "verl"
+
 docs: $(READY)
 	@$(BIN)/python -m gspo.config.docs docs/config.md
 
 clean:
-	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-verl build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

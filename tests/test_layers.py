@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": BASE | {"rewards", "rollout"},
     "trainer": BASE | MIDDLE | {"evaluation"},
     "finished": BASE | {"observe", "checkpoint"},
+    "integrations": BASE | MIDDLE | {"trainer"},
     "api": BASE | MIDDLE | {"evaluation", "trainer", "finished"},
     "commands": BASE | MIDDLE | {"evaluation", "trainer", "finished", "api"},
     "cli": BASE | MIDDLE | {"evaluation", "trainer", "finished", "api", "commands"},

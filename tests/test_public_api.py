@@ -20,6 +20,8 @@ MODULES = ["gspo"] + [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_module_is_documented_and_lists_its_public_names(name: str) -> None:
+    if name.startswith("gspo.integrations.verl."):
+        pytest.importorskip("verl", reason="make test-verl has it")
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} has no docstring"
     assert isinstance(getattr(module, "__all__", None), list), f"{name} has no list __all__"

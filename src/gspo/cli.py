@@ -127,7 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=_export)
     report = commands.add_parser("report", help="write report.html of a run folder, or compare several runs")
-    report.add_argument("folders", nargs="+", metavar="RUN", help="a run's folder; several are laid side by side")
+    report.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RUN",
+        help="a run's folder, of verl's too, or the file that verl's file logger wrote; several are laid side by side",
+    )
     report.add_argument("--out", default=None, metavar="FILE", help="page of several runs (default RUN/compare.html)")
     report.set_defaults(run=_report)
     samples = commands.add_parser("samples", help="show what a run's model wrote, with rewards and advantages")

@@ -27,7 +27,8 @@ def build_report(run_dir: str | Path) -> Path:
     """Writes `report.html` into a run folder and returns its path.
 
     The page is one file with everything in it; a content policy in it forbids any network access. It may be made while
-    the run is going on, and of a folder that is damaged: the page then says what could not be read.
+    the run is going on, and of a folder that is damaged: the page then says what could not be read. A run of verl, or a
+    file of verl's metrics, is read as well.
 
     Raises:
         ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.

@@ -1,4 +1,4 @@
-"""Reads a run folder: finished, under way, interrupted or damaged."""
+"""Reads a run folder: finished, under way, interrupted or damaged; of this package or of verl."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gspo.methods import Advantage, PolicyLoss, read_row
 from gspo.observe.jsonl import readable_jsonl
 from gspo.observe.report.run import Curve, Run
+from gspo.observe.report.verl_files import metric_files, read_metrics, verl_samples
 
 __all__ = ["no_run_in", "read_curves"]
 
@@ -22,23 +23,28 @@ _METRICS = "metrics.jsonl"
 _MOST_NAMED = 5
 
 
-def read_curves(folder: Path) -> Run:
+def read_curves(place: Path) -> Run:
     """Reads a run folder, finished or not. Lines that cannot be read are left out, and `damage` says so.
 
+    Args:
+        place: the folder of a run, of this package or of verl, or the file of verl's metrics.
+
     Raises:
-        ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.
+        ValueError: there are no metrics, or the folder's config cannot be read.
     """
-    metrics_file = folder / _METRICS
-    if not metrics_file.is_file():
-        raise ValueError(no_run_in(folder))
-    records, faults = readable_jsonl(metrics_file)
+    files = metric_files(place)
+    if not files:
+        raise ValueError(no_run_in(place))
+    folder = files[0].parent
+    records, faults = read_metrics(files)
     points: dict[str, dict[int, float]] = {}
     for record in sorted(records, key=lambda record: record["step"]):
         for name, value in record.items():
             if name != "step" and (value is None or isinstance(value, (int, float))):
                 points.setdefault(name, {})[record["step"]] = math.nan if value is None else float(value)
     curves = {name: Curve(tuple(values), tuple(values.values())) for name, values in points.items()}
-    samples, sample_faults = readable_jsonl(folder / "samples.jsonl")
+    own = folder / "samples.jsonl"
+    samples, sample_faults = readable_jsonl(own) if own.exists() else verl_samples(folder)
     text, config = _read_config(folder / "config.yaml")
     damage = tuple(_damage(found) for found in (faults, sample_faults) if found)
     return Run(folder, curves, samples, text, config, damage, **_own_methods(folder / "methods.json"))
@@ -77,7 +83,10 @@ def _own_methods(file: Path) -> dict[str, Any]:
 
 def no_run_in(folder: Path) -> str:
     """What to give in place of a folder that holds no run."""
-    wanted = "give the folder of a run (trainer.default_local_dir)"
+    wanted = (
+        "give the folder of a run (trainer.default_local_dir), or the file that verl's file logger wrote "
+        "(VERL_FILE_LOGGER_PATH)"
+    )
     if not folder.is_dir():
         beside = folder.is_file() and (folder.parent / _METRICS).exists()
         return f"{folder} is no folder: {f'give {folder.parent}' if beside else wanted}"
