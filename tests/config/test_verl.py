@@ -98,6 +98,11 @@ def test_what_is_refused_as_a_value_is_not_here() -> None:
         ([f"{ACTOR}.optim.warmup_style=cosine"], f"{ACTOR}.optim.lr_scheduler_type", "cosine"),
         ([f"{ACTOR}.optim.lr_decay_style=linear"], f"{ACTOR}.optim.lr_scheduler_type", "linear"),
         ([f"{ACTOR}.optim.override_optimizer_config.eps=1e-6"], f"{ACTOR}.optim.eps", 1e-6),
+        (
+            [f"{MODEL}.override_config={{model_config: {{a: 1}}, moe_config: {{freeze_moe_router: False}}, b: 2}}"],
+            f"{MODEL}.override_config",
+            {"a": 1, "b": 2},
+        ),
         (["critic.grad_clip=0.5"], "critic.optim.clip_grad", 0.5),
         ([f"{MODEL}.custom_chat_template='{{{{ messages }}}}'"], f"{MODEL}.chat_template", "{{ messages }}"),
         ([f"{MODEL}.path='~/models/deepseek-llm-7b-chat'"], f"{MODEL}.path", None),
@@ -247,6 +252,7 @@ def test_a_key_that_is_taken_out_again_is_not_said() -> None:
         (f"{ACTOR}._target_=mine.Actor", ["_target_=mine.Actor", "take it out"]),
         ("distillation.enabled=True", ["distillation.enabled=true", "gspo sft"]),
         ("data.gen_batch_size=1536", ["data.gen_batch_size=1536", "algorithm.filter_groups.enable"]),
+        (f"{MODEL}.override_config.moe_config.freeze_moe_router=true", ["freeze_moe_router=true", "take it out"]),
         ("reward_model.reward_manager=batch", ["reward_manager=batch", "a function of one response"]),
         ("reward_model.sandbox_fusion.url=http://x", ["sandbox_fusion.url=http://x"]),
         ("sandbox_fusion.url=http://x", ["sandbox_fusion.url=http://x", "custom_reward_function.path"]),
@@ -383,6 +389,14 @@ def test_verls_default_configuration(tmp_path: Path, kind: str) -> None:
     assert sum(int(line.split()[0]) for line in said) > 150
 
 
+def test_null_in_a_file_of_verls_is_not_set(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("critic.optim.min_lr_ratio: null\n")
+    with pytest.raises(ConfigError, match=r"critic\.optim\.min_lr_ratio=null is of type NoneType: expected float"):
+        load_config(str(tmp_path), "a")
+    (tmp_path / "a.yaml").write_text("critic.optim.min_lr_ratio: null\ncritic.load_weight: True\n")
+    assert load_config(str(tmp_path), "a").critic.optim.min_lr_ratio == 0.0
+
+
 def test_what_lies_over_a_resolved_configuration_counts(tmp_path: Path) -> None:
     """It repeats the group's size and the lengths under other keys, which are copies and ask for nothing."""
     from verl_scripts import whole_configuration
@@ -399,6 +413,8 @@ def test_what_lies_over_a_resolved_configuration_counts(tmp_path: Path) -> None:
     assert config.refused == ()
     assert (config.rollout.n, config.data.max_response_length) == (8, 64)
     assert not any("critic.optim" in line for line in notices(config))  # at their defaults they ask for nothing
+    both = [f"{ROLLOUT}.response_length=64", "data.max_response_length=64"]
+    assert load_config(str(tmp_path), "whole", both).refused == ()
     (one,) = load_config(str(tmp_path), "whole", [f"{ROLLOUT}.response_length=64"]).refused
     assert one.key == f"{ROLLOUT}.response_length"
     (tmp_path / "mine.yaml").write_text(f"{ROLLOUT}.response_length: 64\n")
