@@ -324,6 +324,12 @@ def test_all_that_is_refused_is_in_one_list() -> None:
         "algorithm.use_pf_ppo=False",
         "algorithm.pf_ppo.reweight_method=pow",
         "trainer.v1.trainer_mode=sync",
+        "reward_manager={source: register, name: naive, module: {path: null, name: custom_reward_manager}}",  # 0.7
+        "algorithm.rollout_correction.rollout_rs_threshold_lower=null",
+        "actor_rollout_ref.ref.model=null",
+        "critic.model.override_config={model_config: {}, moe_config: {freeze_moe_router: False}}",  # 0.5
+        "actor_rollout_ref.actor.load_weight=True",  # 0.4
+        f"{ROLLOUT}.use_fire_sampling=False",
     ],
 )
 def test_a_value_that_asks_for_nothing_is_never_refused(override: str) -> None:
