@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gspo.config.needs import DISCRIMINATOR
-from gspo.config.requirements import obstacles
+from gspo.config.obstacles import obstacles
 from gspo.config.schema import Config
 from gspo.config.usage import keys_that_turn_on, unused
 from gspo.config.verl import without_effect

@@ -89,10 +89,8 @@ class TrainerConfig(Section):
     experiment_name: str | None = option(
         None, "Name of the run; null: the policy loss and the model, as in gspo-Qwen3-0.6B."
     )
-    nnodes: int = option(1, "Machines; more than one are read as one.", at_least=1, read_by=("train",))
-    n_gpus_per_node: int = option(
-        1, "Processes per machine; more than one are read as one.", at_least=1, read_by=("train",)
-    )
+    nnodes: int = option(1, "Machines; more than one are read as one.", at_least=1, read_by=())
+    n_gpus_per_node: int = option(1, "Processes per machine; more than one are read as one.", at_least=1, read_by=())
     seed: int = option(
         1, "Seed of the weights that start at random, of sampling and of shuffling.", at_least=0, read_by=COMMANDS
     )

@@ -19,7 +19,7 @@ from gspo.config.verl_keys import above, is_namespace, is_reference, legacy_defa
 from gspo.methods import loss_named
 from gspo.shell import gspo_command
 
-__all__ = ["Settings", "full_key", "known_keys", "section_keys"]
+__all__ = ["Settings", "full_key", "known_keys", "section_keys", "takes_null"]
 
 # Likeness of a long key to itself with a letter or two wrong.
 _ONE_SLIP = 0.95
@@ -42,6 +42,11 @@ def known_keys() -> dict[str, Any]:
 def section_keys() -> frozenset[str]:
     """The dotted keys of the schema's sections."""
     return frozenset(section for key in known_keys() for section in above(key))
+
+
+def takes_null(key: str) -> bool:
+    """Whether a key of the schema may be null."""
+    return types.NoneType in typing.get_args(known_keys().get(key))
 
 
 def full_key(name: str) -> str:
@@ -100,10 +105,12 @@ class Settings:
             return
         if _is_class(name):
             self.foreign[name], self.origins[name] = value, origin
+        elif name in known_keys() and not value:  # a free-form mapping without entries is set too
+            self._put_leaf(name, value, key, origin)
         elif (name in section_keys() or is_namespace(name)) and (value is None or isinstance(value, Mapping)):
             for child, entry in (value or {}).items():
                 self.put(f"{key}.{child}", entry, origin)
-        elif name in known_keys() or _mapping_above(name):
+        elif name in known_keys() or (_mapping_above(name) and name not in table().foreign):
             self._put_leaf(name, _canonical_value(name, value), key, origin)
         elif row_of(name) is not None:
             self.foreign[name], self.origins[name] = value, origin
@@ -143,16 +150,15 @@ class Settings:
             self.values[key] = _merged(self.values.get(key), value)
         self.origins |= other.origins
         self.spelled |= other.spelled
-        self.foreign |= {key: value for key, value in other.foreign.items() if key not in copies}
+        self.foreign = {key: value for key, value in (self.foreign | other.foreign).items() if key not in copies}
 
     def _is_copy(self, key: str, value: Any) -> bool:
         """Whether a key of verl's has the value that the same source gives the key which counts here."""
         row = row_of(key)
-        sources = [] if row is None or row.kind == "none" else [part for part in row.values() if is_reference(part)]
-        return any(
-            source.removeprefix("= ") in self.values and same(self.values[source.removeprefix("= ")], value)
-            for source in sources
-        )
+        if row is None or row.kind != "refused":
+            return False
+        sources = [part.removeprefix("= ") for part in row.values() if is_reference(part)]
+        return any(source in self.values and same(self.values[source], value) for source in sources)
 
     def reset(self, key: str, origin: str) -> None:
         """Takes a key, and everything beneath it, back to its default, where it may be already.
@@ -182,8 +188,7 @@ def _is_unset(spelled: str, key: str, value: Any) -> bool:
     unset = table().unset
     if key in unset and same(value, unset[key]):
         return True
-    takes_null = types.NoneType in typing.get_args(known_keys().get(key))
-    return value is None and spelled != key and not takes_null and legacy_default(spelled)[0]
+    return value is None and spelled != key and not takes_null(key) and legacy_default(spelled)[0]
 
 
 def _gives_way(spelled: str, value: Any) -> bool:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gspo.config.convert import ConfigError
 from gspo.config.secrets import masked_text
-from gspo.config.settings import Settings
+from gspo.config.settings import Settings, takes_null
 from gspo.config.texts import MOST_LEVELS
 
 __all__ = ["find_source", "is_preset", "preset_names", "read_source"]
@@ -70,8 +70,9 @@ def read_source(path: Path, user_set: set[str], above: tuple[Path, ...] = ()) ->
     defaults = _default_names(tree.pop("defaults", None), path)
     for key, value in tree.items():
         own.put(str(key), value, f"preset {path.stem}" if is_preset(path) else str(path))
-    if own.foreign:  # a configuration of verl's, which prints it as Python does
+    if own.foreign:  # a configuration of verl's, which prints it as Python does, and whose null is "not set"
         own.values = {key: None if value == "None" else value for key, value in own.values.items()}
+        own.values = {key: value for key, value in own.values.items() if value is not None or takes_null(key)}
     if not is_preset(path):
         user_set |= {*own.values, *own.foreign}
     settings = Settings()

@@ -5,7 +5,7 @@ A run is refused with all reasons at once (`require_supported`), so that nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import Any
 from gspo.config.convert import show
 from gspo.config.schema import Config
 from gspo.config.settings import Settings
-from gspo.config.verl_keys import TOPICS, Refusal, Row, is_reference, is_verls, row_of, same, table
+from gspo.config.verl_keys import TOPICS, Refusal, Row, is_verls, row_of, same, table
 from gspo.methods import ADVANTAGES, ENGINES, loss_named
 
 __all__ = ["adapted", "refusals", "translate", "without_effect"]
@@ -29,7 +29,6 @@ _TRACKERS: Mapping[str, str | None] = {
 }
 _DEVICE, _LOGGER, _ENGINE = "trainer.device", "trainer.logger", "actor_rollout_ref.rollout.name"
 _SHOWN = 2  # keys of a topic that a line names
-
 
 # What is registered under a name that verl has too counts.
 _REGISTERED: Mapping[str, Callable[[str], bool]] = {
@@ -68,7 +67,7 @@ def _trackers(values: dict[str, Any], of_verl: bool) -> Iterator[str]:
         return
     kept = list(dict.fromkeys(_TRACKERS.get(str(name), name) for name in names))
     if gone := [str(name) for name in names if str(name) in _TRACKERS and _TRACKERS[str(name)] is None]:
-        yield f"{_LOGGER}: {', '.join(gone)} is not here: the same figures are in metrics.jsonl and in tensorboard"
+        yield f"{_LOGGER}: {', '.join(gone)} is not here: the same figures are in the run's metrics.jsonl"
     if of_verl and "wandb" in kept and find_spec("wandb") is None:
         kept.remove("wandb")
         yield (
@@ -121,14 +120,14 @@ def refusals(foreign: Mapping[str, Any], config: Config, origins: Mapping[str, s
 
 
 def _asks_for_nothing(row: Row, value: Any, config: Config) -> bool:
+    """Whether the value is one of the row's that ask for nothing, in this configuration."""
     for harmless in row.values():
-        if isinstance(harmless, str) and harmless.startswith("if "):
-            if _value_of(config, harmless.removeprefix("if ")):
-                return True
-            continue
-        if is_reference(harmless):
-            harmless = _value_of(config, harmless.removeprefix("= "))
-        if same(value, harmless):
+        kind, _, key = harmless.partition(" ") if isinstance(harmless, str) else ("", "", "")
+        if kind == "if" and key:
+            found = bool(_value_of(config, key))
+        else:
+            found = same(value, _value_of(config, key) if kind == "=" else harmless)
+        if found:
             return True
     return False
 
@@ -143,7 +142,7 @@ def _refusal(key: str, value: Any, reason: str, origins: Mapping[str, str]) -> R
     return Refusal(key, f"{key}={show(value)}{place}", reason)
 
 
-def without_effect(keys: Iterator[str] | frozenset[str]) -> Iterator[str]:
+def without_effect(keys: Iterable[str]) -> Iterator[str]:
     """What is to be said of verl's keys that do nothing here: one line for each topic.
 
     Args:
