@@ -314,6 +314,9 @@ def test_facts_are_those_of_the_setting_in_force() -> None:
     assert (facts.loss.name, facts.clip, facts.updates, facts.lr) == ("gspo", (3e-4, 4e-4), 6, 1e-5)
     assert (facts.n, facts.compares_groups, facts.max_response_length) == (1, False, 99)
     assert (facts.kl_per_token, facts.reward_key) == (True, "custom_reward_function.path")
+    assert Facts.of(load_config()).reward_key == "by the rows' data_source"
+    assert Facts.of(load_config(overrides=["reward.functions=[{name: gym}]"])).reward_key == "reward.functions"
+    assert Facts.of(load_config(), own_rewards=True).reward_key == "rewards="
     summed = load_config(
         overrides=[
             "actor_rollout_ref.actor.use_kl_loss=true",
