@@ -3,7 +3,7 @@
     python experiments/planted_runs.py --out experiments/results/planted_runs
 
 A small transformer learns from careless examples to spell words backward or to repeat them; from there each run goes
-wrong in its own way, next to controls in which nothing is wrong. About two minutes on two idle cores.
+wrong in its own way, next to controls in which nothing is wrong. Some 45 seconds of one core.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ RUNS = {
     "control": Planted(""),
     "control, GRPO": Planted("", {"actor_rollout_ref.actor.policy_loss": "vanilla"}),
     "control, GAD": Planted("", GAD, None, lambda word: word[::-1] if word < "c" else word),
-    "rate": Planted(f"{LR}=3e-2", {LR: 3e-2}, expected=("collapse",)),
-    "rate, one update": Planted(f"{LR}=3e-2, one optimizer step", {LR: 3e-2, MINI: 16}, expected=("collapse",)),
+    "rate": Planted(f"{LR}=1e-2", {LR: 1e-2}, expected=("collapse",)),
+    "rate, one update": Planted(f"{LR}=1e-2, one optimizer step", {LR: 1e-2, MINI: 16}, expected=("collapse",)),
     "no rate": Planted(f"{LR}=0", {LR: 0.0}, expected=("no update",)),
     "length": Planted(
         "data.max_response_length=2, for answers of 4 tokens",
@@ -207,6 +207,7 @@ def told(name: str, planted: Planted, model: Path, folder: Path) -> list[tuple[i
     missing = [text for _, _, text in warnings if lines.count(text) != 1]
     if missing or bool(warnings) != bool([line for line in lines if line.startswith("warnings of this run")]):
         raise RuntimeError(f"{name}: not printed once each and in a summary: {missing or warnings}")
+    warnings = [each for each in warnings if each[1] != "slow step"]  # of the machine, not of the run
     start = [(0, "at the start", line) for line in lines if planted.at_start and planted.at_start in line]
     return [*start, *warnings, *ended]
 

@@ -89,7 +89,8 @@ def test_what_is_outside_of_a_step_has_seconds_of_its_own_and_shares_are_of_the_
     """Validation took ten times as long as the step."""
     out, console = terminal()
     with ConsoleLogger(4, {}, console) as view:
-        view.log({**METRICS, "timing_s/testing": 39.0, "timing_s/save_checkpoint": 2.0}, 1)
+        view.saved(2.0)
+        view.log({**METRICS, "timing_s/testing": 39.0}, 1)
     last = out.getvalue()[out.getvalue().rindex("╭─ training") :]
     assert "testing 39s; save_checkpoint 2.0s" in last
     shares = [int(share) for share in re.findall(r"(\d+) %", last.partition("tokens/s")[2])]
@@ -97,7 +98,12 @@ def test_what_is_outside_of_a_step_has_seconds_of_its_own_and_shares_are_of_the_
     out, console = plain()
     with ConsoleLogger(4, {}, console) as view:
         view.log({**METRICS, "timing_s/testing": 39.0}, 1)
-    assert "testing 39s" in out.getvalue()
+        view.saved(2.0)
+        view.log({**METRICS}, 2)
+        view.saved(0.1)
+        view.log({**METRICS}, 3)
+    ends = [line.partition("left")[2].split()[1:] for line in out.getvalue().splitlines()]
+    assert ends == [["testing", "39s"], ["save_checkpoint", "2.0s"], []]
 
 
 @pytest.mark.parametrize("phases", [3, 7])

@@ -194,12 +194,17 @@ def test_unjudged_responses() -> None:
 
 
 def test_the_clip_range_of_the_setting_in_force_is_named() -> None:
-    rows = [{"actor/pg_clipfrac": 0.97}] * 3
+    rows = [{"actor/pg_clipfrac": 0.62}] * 3
     wide = text(Facts(clip=(0.2, 0.2), lr=1e-3), *rows)
     assert names(wide, "0.2 / 0.2", "widen", f"{LR} (now 0.001)")
     narrow = text(Facts(loss=LOSSES["vanilla"], clip=(3e-4, 4e-4)), *rows)
     assert names(narrow, "0.0003 / 0.0004", "clip_ratio* out", "0.2 / 0.2")
     assert told(Facts(clip=None), *rows) == {}
+    # A sequence ratio takes whole responses out: what is much for tokens is usual for it.
+    some = [{"actor/pg_clipfrac": 0.45}] * 3
+    assert told(Facts(loss=LOSSES["vanilla"], clip=(0.2, 0.2)), *some) == {"mostly clipped": 3}
+    assert told(Facts(loss=LOSSES["gspo"], clip=(3e-4, 4e-4)), *some) == {}
+    assert told(Facts(loss=LOSSES["gspo"], clip=(3e-4, 4e-4)), *rows) == {"mostly clipped": 3}
 
 
 def test_the_reference_counts_only_where_the_loss_has_it() -> None:
@@ -250,6 +255,7 @@ def test_a_slow_step_is_told_where_others_use_the_cores() -> None:
     more = {"timing_s/step": 20.0, "perf/throughput": 4000.0, "perf/cores_others": 1.0}
     assert told(Facts(), *[usual] * 4, more) == {}  # long responses
     assert told(Facts(), *[usual] * 3, beside) == {}
+    assert told(Facts(), *[usual] * 4, {**beside, "timing_s/step": 6.1}) == {}
 
 
 def test_each_warning_is_told_once_and_again_in_the_summary() -> None:
@@ -308,6 +314,9 @@ def test_facts_are_those_of_the_setting_in_force() -> None:
     assert (facts.loss.name, facts.clip, facts.updates, facts.lr) == ("gspo", (3e-4, 4e-4), 6, 1e-5)
     assert (facts.n, facts.compares_groups, facts.max_response_length) == (1, False, 99)
     assert (facts.kl_per_token, facts.reward_key) == (True, "custom_reward_function.path")
+    assert Facts.of(load_config()).reward_key == "by the rows' data_source"
+    assert Facts.of(load_config(overrides=["reward.functions=[{name: gym}]"])).reward_key == "reward.functions"
+    assert Facts.of(load_config(), own_rewards=True).reward_key == "rewards="
     summed = load_config(
         overrides=[
             "actor_rollout_ref.actor.use_kl_loss=true",

@@ -41,6 +41,7 @@ _CURVES = (
 _HELD_OUT = re.compile(r"val-core/(?P<source>.+)/(acc|reward)/mean@\d+|(?P<loss>val/loss)")
 # A run that ends in less than these seconds needs no words about it: after the first step, and after the second.
 _LONG, _SHORT = 600.0, 60.0
+_LONG_SAVE = 1.0  # seconds of a checkpoint that are worth a word
 _TIME_COLORS = ("cyan", "magenta", "yellow")  # one for each named phase; the rest is "other"
 _BAR_WIDTH = 20
 _VALUE_WIDTH = 8  # of `quantity`
@@ -84,6 +85,7 @@ class ConsoleLogger:
         self._heart = Heartbeat(self._print)
         self._latest: dict[str, float] = {}
         self._step = 0
+        self._saving = 0.0
 
     def __enter__(self) -> ConsoleLogger:
         if self._console.is_terminal:
@@ -141,6 +143,10 @@ class ConsoleLogger:
             "(trainer.total_training_steps ends a run earlier)"
         )
 
+    def saved(self, seconds: float) -> None:
+        """Takes up how long a checkpoint took, for the next step's line."""
+        self._latest["timing_s/save_checkpoint"] = self._saving = seconds
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._step = step
         self._time.add(metrics, step)
@@ -178,9 +184,11 @@ class ConsoleLogger:
             parts.append(f"tok/s {quantity(metrics['perf/throughput']):>{_VALUE_WIDTH}}")
         if "timing_s/step" in metrics:
             parts.append(f"left {self._time_left():>7}")
-        for phase in OUTSIDE_STEP:
-            if f"timing_s/{phase}" in metrics:
-                parts.append(f"{phase} {duration(metrics[f'timing_s/{phase}'])}")
+        if "timing_s/testing" in metrics:
+            parts.append(f"testing {duration(metrics['timing_s/testing'])}")
+        if self._saving >= _LONG_SAVE:
+            parts.append(f"save_checkpoint {duration(self._saving)}")
+        self._saving = 0.0
         for key, value in metrics.items():
             if match := _HELD_OUT.fullmatch(key):
                 parts.append(f"held-out {match['source'] or 'loss'} {quantity(value)}")

@@ -113,6 +113,7 @@ class Assembly:
     def run(self) -> TrainRun:
         """The run, at its start."""
         frame, ground = self._frame, self._ground
+        own = self._given.rewards is not None or self._given.reward_manager is not None
         run = TrainRun(
             kind="train",
             config=self._config,
@@ -132,7 +133,7 @@ class Assembly:
             take_step=lambda step: train_step(run, step),
             validate=self._validation(),
             say_once=frame.say_once,
-            watch=Watch(Facts.of(self._config)),
+            watch=Watch(Facts.of(self._config, own_rewards=own)),
             opens=lambda step: self._stages.opening(step, self._total_steps, self._kind.distils),
             only_validates=self._config.trainer.val_only,
             callbacks=self._given.callbacks,

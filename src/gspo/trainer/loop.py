@@ -55,7 +55,9 @@ def _all_steps(run: Run) -> None:
     trainer = run.config.trainer
     if run.only_validates or (trainer.val_before_train and run.step == 0):
         if metrics := run.validate(run.step):
-            run.tracker.log(metrics | run.clock.pop(), run.step)
+            metrics |= run.clock.pop()
+            run.tracker.log(metrics, run.step)
+            run.console.passed(metrics, run.step)
         if run.only_validates:
             return
     if run.step >= run.total_steps:
@@ -78,7 +80,7 @@ def next_step(run: Run) -> tuple[dict[str, float], bool]:
     step = run.step + 1
     if line := run.opens(step):
         run.console.notice(line)
-    run.cores.pop()
+    run.cores.pop()  # what others did before the step is not its matter
     with run.clock("step"):
         taken = run.take_step(step)
     return _finish_step(run, step, taken, run.cores.pop())

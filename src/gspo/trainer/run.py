@@ -201,7 +201,10 @@ class Run:
         keep = self.config.trainer.max_actor_ckpt_to_keep
         if is_main(self.world):
             with self.clock("save_checkpoint"):
-                return save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
+                path = save_checkpoint(self.folder, self.step, tensors=tensors, state=state, keep=keep, rolling=rolling)
+            # Shown and not logged: a resumed run has the same metrics, and has not written what it goes on from.
+            self.console.saved(self.clock.pop()["timing_s/save_checkpoint"])
+            return path
         return self.folder / "checkpoints" / f"global_step_{self.step}"
 
     def is_due(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 
@@ -21,6 +22,7 @@ from gspo.config.usage import is_read, keys_read
 from gspo.data import PromptDataset, load_dataset
 from gspo.evaluation.accuracy import answer_groups, compare, summarize
 from gspo.groups import Group, Prompt
+from gspo.observe import Heartbeat
 from gspo.rewards import RewardManager
 from gspo.rollout import EngineContext, RolloutEngine, SamplingParams, require_engine
 from gspo.rollout import make_engine as make_named
@@ -126,9 +128,23 @@ def _answer(
     policy = candidate.policy(tokenizer, device, longest)
     engine = make_engine(EngineContext(policy, tokenizer, config.trainer.seed, max_num_seqs, longest))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    total, done = len(prompts) * args.n, 0
+
+    def ended(more: int) -> None:
+        nonlocal done
+        done += more
+        progress.advance(task, more)
+        heart.count(done, total)
+
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("responses", total=len(prompts) * args.n)
+        with ExitStack() as stack:
+            shown = console.is_terminal
+            progress = stack.enter_context(Progress(*columns, console=console, transient=True, disable=not shown))
+            task = progress.add_task("responses", total=total)
+            heart = Heartbeat(lambda line: _say(console, line))
+            if not shown:
+                heart.phase("answering")
+                stack.enter_context(heart)
             return answer_groups(
                 engine,
                 rewards,
@@ -136,7 +152,7 @@ def _answer(
                 sampling,
                 n=args.n,
                 batch_size=config.data.val_batch_size or max(1, _ROUNDS_PER_CALL * max_num_seqs // args.n),
-                on_ended=lambda count: progress.advance(task, count),
+                on_ended=ended,
             )
     finally:
         engine.close()

@@ -28,7 +28,7 @@ class Facts:
         distils: the reward is a discriminator's (GAD).
         kl_per_token: the divergence from the reference is in the loss, in nats a token.
         kl_loss_coef: its weight.
-        reward_key: the key that says how responses are scored.
+        reward_key: what says how responses are scored: a key, an argument, or the rows themselves.
         chance_loss: the discriminator's loss where it tells nothing apart.
     """
 
@@ -48,8 +48,13 @@ class Facts:
     chance_loss: float = math.log(2)
 
     @classmethod
-    def of(cls, config: Config) -> Facts:
-        """Those of a resolved configuration."""
+    def of(cls, config: Config, *, own_rewards: bool = False) -> Facts:
+        """Those of a resolved configuration.
+
+        Args:
+            config: the configuration.
+            own_rewards: a program gave its reward functions as objects.
+        """
         actor, rollout, discriminator = config.actor, config.rollout, config.critic.discriminator
         mini_batch = actor.ppo_mini_batch_size or config.data.train_batch_size
         low, high = actor.clip_ratio_low, actor.clip_ratio_high
@@ -66,6 +71,14 @@ class Facts:
             distils=config.wants_discriminator,
             kl_per_token=actor.use_kl_loss and actor.loss_agg_mode in ("token-mean", "seq-mean-token-mean"),
             kl_loss_coef=actor.kl_loss_coef,
-            reward_key="custom_reward_function.path" if config.custom_reward_function.path else "reward.functions",
+            reward_key=_reward_key(config, own_rewards),
             chance_loss=math.log1p(math.exp(discriminator.margin / discriminator.temperature)),
         )
+
+
+def _reward_key(config: Config, own_rewards: bool) -> str:
+    if own_rewards:
+        return "rewards="
+    if config.custom_reward_function.path:
+        return "custom_reward_function.path"
+    return "reward.functions" if config.reward.functions else "by the rows' data_source"

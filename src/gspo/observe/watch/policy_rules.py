@@ -17,7 +17,7 @@ _ENTROPY_UP, _ENTROPY_DOWN, _ENTROPY_LEAST = 2.5, 0.2, 0.3
 _CUT_JUMP = 0.6  # of all responses, from one step to the next
 _FAR_FROM_REFERENCE = 2.0  # nats a token
 _STEPS = 3
-_MOSTLY_CLIPPED = 0.8
+_BEYOND_BAND = 0.1  # above the share of clipped tokens at which the loss's band begins to be a problem
 # Where one of these is not finite, something that is trained on is not.
 _LOSSES = ("actor/pg_loss", "actor/kl_loss", "train/loss", "critic/vf_loss", "critic/d_loss", "critic/score/mean")
 _LOSS_RISE, _LOSS_RISE_SHARE = 0.5, 1.25
@@ -65,7 +65,8 @@ def _far_from_reference(history: History, facts: Facts) -> str:
 
 def _clipped(history: History, facts: Facts) -> str:
     shares = history.values("actor/pg_clipfrac", _STEPS)
-    if facts.clip is None or not shares or min(shares) < _MOSTLY_CLIPPED:
+    band = facts.loss.clip_band
+    if facts.clip is None or band is None or not shares or min(shares) < band.ceiling + _BEYOND_BAND:
         return ""
     low, high = facts.clip
     own = facts.loss.clip
@@ -150,8 +151,9 @@ POLICY_RULES = (
         after=("collapse",),
     ),
     Rule(
-        "all clipped",
-        "`actor/pg_clipfrac` above 0.8 for 3 steps",
+        "mostly clipped",
+        "`actor/pg_clipfrac` more than 0.1 above the end of the loss's band (0.3 for token ratios, 0.5 for sequence "
+        "ratios) for 3 steps",
         ("actor_rollout_ref.actor.clip_ratio", LR),
         _clipped,
         after=("collapse",),

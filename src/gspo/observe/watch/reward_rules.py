@@ -33,7 +33,7 @@ def _equal_rewards(history: History, facts: Facts) -> str:
         return ""
     value = least[-1]
     seen = f"every response of {history.span(_STEPS)} got the reward {value:g}, so that nothing can be learned: "
-    read = f"{facts.reward_key} may not read the answers as they are written (samples.jsonl has them)"
+    read = f"the reward function ({facts.reward_key}) may not read the answers as they are written (see samples.jsonl)"
     if history.highest["critic/score/max"] > value:
         return f"{seen}earlier ones got up to {figure(history.highest['critic/score/max'])}. {_lost(history)}"
     if value > 0:
@@ -88,7 +88,7 @@ def _unjudged(history: History, facts: Facts) -> str:
     errors, abstained = shares[-1]
     return (
         f"{errors:.0%} of the responses failed in their reward function and {abstained:.0%} were abstained from; they "
-        f"train nothing: mend {facts.reward_key} or the rows (samples.jsonl says why for each)"
+        f"train nothing: mend the reward function ({facts.reward_key}) or the rows (samples.jsonl says why for each)"
     )
 
 
