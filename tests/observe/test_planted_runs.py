@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,39 @@ def test_reward_errors_are_told_only_where_there_are_some(tmp_path: Path) -> Non
     verdict = Reading(tmp_path / "b", rows(20, learning, lambda *_: {"reward/errors": 0.6})).verdicts["reward/errors"]
     assert verdict.status == "problem"
     assert "reward function" in verdict.lever
+
+
+def test_filtered_groups_are_judged_by_all_that_was_sampled(tmp_path: Path) -> None:
+    """The kept groups have a middling reward at every step, whatever the policy learns."""
+
+    def change(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        kept = {"critic/score/mean": 0.5, "group/zero_spread": 0.0, "group/all_right": 0.0, "group/all_wrong": 0.0}
+        return kept | {"group/score_unfiltered": row["critic/score/mean"]}
+
+    read = Reading(tmp_path / "a", rows(60, learning, change))
+    assert read.off() == set()
+    assert read.verdicts["critic/score/mean"].text.startswith("Rose from 0.1")
+    lost = Reading(tmp_path / "b", rows(60, lambda done: 0.7 - 0.6 * done, change)).verdicts["critic/score/mean"]
+    assert lost.status == "problem"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_that_lacks_metrics_or_values_has_a_page(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    for number in range(8):
+        whole = adversarial_rows(draw.random(), draw.choice([0, 3]), draw.choice([0, 2]), draw.choice([1, 12]))
+        found = draw.choice([whole, rows(draw.choice([1, 2, 9, 30]), lambda done: 0.2 + 0.5 * done)])
+        lost = draw.sample(sorted({name for row in found for name in row} - {"step"}), k=draw.choice([0, 2, 6]))
+        odd = [None, 0.0, -1.0, 1e9, 1e-9]
+        kept = [
+            {
+                name: draw.choice(odd) if name != "step" and draw.random() < 0.1 else value
+                for name, value in row.items()
+                if name not in lost and (name == "step" or draw.random() < 0.9)
+            }
+            for row in found
+        ]
+        settings: Any = draw.choice([config(), config(algorithm__adv_estimator="gae"), {}])
+        page = build_report(folder_of(tmp_path / str(number), kept, settings)).read_text(encoding="utf-8")
+        assert "<main>" in page
+        assert not re.search(r'd="[^"]*(nan|inf)', page)

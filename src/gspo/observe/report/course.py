@@ -69,6 +69,8 @@ def rise(curve: Curve) -> float:
     The noise is taken from what differs between neighbouring steps, to which a trend adds next to nothing.
     """
     values = curve.finite
+    if len(values) < 2:
+        return 0.0
     start, end = curve.ends()
     jumps = [later - earlier for earlier, later in pairwise(values)]
     part = max(1, round(0.1 * len(values)))
