@@ -78,9 +78,9 @@ def _groups(run: Run) -> Iterator[Finding]:
         text = f"In {share(wrong)} of the groups no response is right ({course}): nothing tells better from worse."
         yield Finding("hopeless", "problem", "The prompts are too hard", text, with_values(run, _EASIER))
     elif right >= _MANY:
-        text = f"{share(right)} of the groups were solved by every response lately: these prompts are nearly learned."
-        lever = "for more: harder prompts, or algorithm.filter_groups.enable=true, which leaves the solved ones out"
-        yield Finding("solved", "healthy", "The training prompts are nearly solved", text, with_values(run, lever))
+        text = f"{share(right)} of the groups were solved by every response lately: these prompts are learned."
+        lever = "harder prompts, or algorithm.filter_groups.enable=true, which leaves the solved ones out"
+        yield Finding("solved", "healthy", "Most training prompts are solved", text, with_values(run, lever))
 
 
 def _cut(run: Run) -> Iterator[Finding]:
