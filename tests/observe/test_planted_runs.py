@@ -226,13 +226,13 @@ def test_truncation_that_is_over(tmp_path: Path) -> None:
     change = lambda step, _: {"response_length/clip_ratio": 0.6 if step <= 10 else 0.0}  # noqa: E731
     verdict = Reading(tmp_path, rows(40, learning, change)).verdicts["response_length/clip_ratio"]
     assert (verdict.status, verdict.lever) == ("healthy", "")
-    assert "at 10 of 40 steps (step 1 to step 10; highest 0.600 at step 1)" in verdict.text
+    assert "at 10 of 40 steps (step 1 to step 10; highest 0.6 at step 1)" in verdict.text
 
 
 def test_groups_without_a_signal_do_not_dilute_the_clip_fraction(tmp_path: Path) -> None:
     diluted = {"group/zero_spread": 0.8, "group/all_wrong": 0.4, "group/all_right": 0.4, "actor/pg_clipfrac": 0.12}
     verdict = Reading(tmp_path, rows(40, learning, lambda *_: diluted)).verdicts["actor/pg_clipfrac"]
-    assert verdict.value == "0.600"  # 0.12 of all tokens, of which a fifth has a signal
+    assert verdict.value == "0.6"  # 0.12 of all tokens, of which a fifth has a signal
     assert verdict.status == "problem"
     assert "a wider range" in verdict.lever
     assert "narrower" not in verdict.lever

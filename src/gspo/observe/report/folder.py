@@ -20,15 +20,18 @@ _METRICS = "metrics.jsonl"
 _MOST_NAMED = 5
 
 
-def read_curves(folder: Path) -> Run:
+def read_curves(place: Path) -> Run:
     """Reads a run folder, finished or not. Lines that cannot be read are left out, and `damage` says so.
+
+    Args:
+        place: the folder, or the file of its metrics.
 
     Raises:
         ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.
     """
-    metrics_file = folder / _METRICS
+    folder, metrics_file = (place.parent, place) if place.is_file() else (place, place / _METRICS)
     if not metrics_file.is_file():
-        raise ValueError(no_run_in(folder))
+        raise ValueError(no_run_in(place))
     records, faults = readable_jsonl(metrics_file)
     points: dict[str, dict[int, float]] = {}
     for record in sorted(records, key=lambda record: record["step"]):
@@ -62,12 +65,11 @@ def no_run_in(folder: Path) -> str:
     """What to give in place of a folder that holds no run."""
     wanted = "give the folder of a run (trainer.default_local_dir)"
     if not folder.is_dir():
-        beside = folder.is_file() and (folder.parent / _METRICS).exists()
-        return f"{folder} is no folder: {f'give {folder.parent}' if beside else wanted}"
+        return f"there is no folder {folder}: {wanted}"
     inside = sorted(str(path.parent) for depth in (1, 2, 3) for path in folder.glob("*/" * depth + _METRICS))
     if inside:
         more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""
         return f"{folder} has no metrics.jsonl; the runs in it are {', '.join(inside[:_MOST_NAMED])}{more}: give one"
     if (folder / "config.yaml").exists():
         return f"{folder} has no metrics.jsonl: its run has not logged a step yet"
-    return f"{folder} has no metrics.jsonl; {wanted}"
+    return f"{folder} has no metrics.jsonl: {wanted}"
