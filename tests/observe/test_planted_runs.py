@@ -169,14 +169,15 @@ def test_a_discriminator_that_wins_and_one_that_guesses(
     assert verdict.text.endswith("since step 26.")
 
 
-def test_a_discriminator_that_only_sees_the_length(tmp_path: Path) -> None:
-    found = [{**row, "critic/length_acc": 0.85, "critic/d_acc": 0.86} for row in adversarial_rows(0.86)]
+@pytest.mark.parametrize(("key", "sign"), [("critic/length_acc", "the length"), ("critic/eos_acc", "the end token")])
+def test_a_discriminator_that_only_sees_a_sign(tmp_path: Path, key: str, sign: str) -> None:
+    found = [{**row, key: 0.85, "critic/d_acc": 0.86} for row in adversarial_rows(0.86)]
     assert Reading(tmp_path, found).off() == set()  # the overlap with the teacher rises all the same
     for row in found:
         row.pop("val-aux/gad/rouge_l", None)
     read = Reading(tmp_path, found)
-    assert read.off() == {"critic/length_acc"}
-    assert "no more than the length" in read.verdicts["critic/length_acc"].text
+    assert read.off() == {key}
+    assert f"no more than {sign}" in read.verdicts[key].text
 
 
 def test_solved_prompts_are_no_fault(tmp_path: Path) -> None:

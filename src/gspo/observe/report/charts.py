@@ -114,7 +114,12 @@ def _lines(
 
 
 def _discriminator(run: Run) -> list[Chart | None]:
-    accuracy = [("critic/d_acc", "training"), ("val-aux/gad/d_acc", "held-out"), ("critic/length_acc", "length alone")]
+    accuracy = [
+        ("critic/d_acc", "training"),
+        ("val-aux/gad/d_acc", "held-out"),
+        ("critic/length_acc", "length alone"),
+        ("critic/eos_acc", "end token alone"),
+    ]
     scores = [("critic/teacher_value_mean", "teacher"), ("critic/student_value_mean", "student")]
     return [
         _lines(run, "critic/d_acc", accuracy, (0.5, "guessing"), percent=True),

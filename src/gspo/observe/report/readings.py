@@ -180,5 +180,6 @@ _TRENDS: dict[str, Callable[[Run, list[Finding]], Trend]] = {
     "critic/d_loss": loss_trends.discriminator_loss,
     "critic/margin": loss_trends.teacher_gap,
     "critic/length_acc": loss_trends.told_by_length,
+    "critic/eos_acc": loss_trends.told_by_end,
     "val-aux/gad/rouge_l": loss_trends.overlap,
 }
