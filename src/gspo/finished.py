@@ -14,6 +14,7 @@ import pyarrow as pa
 from gspo.config import Config, load_config
 from gspo.config.paths import expanded
 from gspo.observe.jsonl import read_jsonl
+from gspo.observe.report.folder import no_run_in
 from gspo.shell import gspo_command
 
 if TYPE_CHECKING:
@@ -143,8 +144,6 @@ def load_run(folder: Path | str) -> FinishedRun:
         ValueError: there is no such folder, or it holds no run.
     """
     path = expanded(folder, "folder")
-    if not path.is_dir():
-        raise ValueError(f"there is no folder {path}: give the folder of a run (trainer.default_local_dir)")
     if not (path / "metrics.jsonl").is_file():
-        raise ValueError(f"{path} has no metrics.jsonl: give the folder of a run (trainer.default_local_dir)")
+        raise ValueError(no_run_in(path))
     return FinishedRun(path)

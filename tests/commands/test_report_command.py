@@ -109,8 +109,13 @@ def test_what_is_no_run_is_answered_by_what_to_give(tmp_path: Path, capsys: pyte
     assert names(said(tmp_path / "runs"), f"{run}, {tmp_path / 'runs' / 'group' / 'second'}")
     assert names(said(tmp_path / "empty"), "has no metrics.jsonl", "trainer.default_local_dir")
     assert names(said(tmp_path / "begun"), "has not logged a step yet")
-    assert names(said(tmp_path / "nothing"), "is no folder", "trainer.default_local_dir")
-    assert names(said(run / "metrics.jsonl"), f"give {run}")
+    assert names(said(tmp_path / "nothing"), "there is no folder", "trainer.default_local_dir")
+
+
+def test_the_file_of_metrics_stands_for_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "a")
+    assert main(["report", str(folder / "metrics.jsonl")]) == 0
+    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
 
 
 def test_a_page_is_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -168,14 +169,15 @@ def test_a_discriminator_that_wins_and_one_that_guesses(
     assert verdict.text.endswith("since step 26.")
 
 
-def test_a_discriminator_that_only_sees_the_length(tmp_path: Path) -> None:
-    found = [{**row, "critic/length_acc": 0.85, "critic/d_acc": 0.86} for row in adversarial_rows(0.86)]
+@pytest.mark.parametrize(("key", "sign"), [("critic/length_acc", "the length"), ("critic/eos_acc", "the end token")])
+def test_a_discriminator_that_only_sees_a_sign(tmp_path: Path, key: str, sign: str) -> None:
+    found = [{**row, key: 0.85, "critic/d_acc": 0.86} for row in adversarial_rows(0.86)]
     assert Reading(tmp_path, found).off() == set()  # the overlap with the teacher rises all the same
     for row in found:
         row.pop("val-aux/gad/rouge_l", None)
     read = Reading(tmp_path, found)
-    assert read.off() == {"critic/length_acc"}
-    assert "no more than the length" in read.verdicts["critic/length_acc"].text
+    assert read.off() == {key}
+    assert f"no more than {sign}" in read.verdicts[key].text
 
 
 def test_solved_prompts_are_no_fault(tmp_path: Path) -> None:
@@ -225,13 +227,13 @@ def test_truncation_that_is_over(tmp_path: Path) -> None:
     change = lambda step, _: {"response_length/clip_ratio": 0.6 if step <= 10 else 0.0}  # noqa: E731
     verdict = Reading(tmp_path, rows(40, learning, change)).verdicts["response_length/clip_ratio"]
     assert (verdict.status, verdict.lever) == ("healthy", "")
-    assert "at 10 of 40 steps (step 1 to step 10; highest 0.600 at step 1)" in verdict.text
+    assert "at 10 of 40 steps (step 1 to step 10; highest 0.6 at step 1)" in verdict.text
 
 
 def test_groups_without_a_signal_do_not_dilute_the_clip_fraction(tmp_path: Path) -> None:
     diluted = {"group/zero_spread": 0.8, "group/all_wrong": 0.4, "group/all_right": 0.4, "actor/pg_clipfrac": 0.12}
     verdict = Reading(tmp_path, rows(40, learning, lambda *_: diluted)).verdicts["actor/pg_clipfrac"]
-    assert verdict.value == "0.600"  # 0.12 of all tokens, of which a fifth has a signal
+    assert verdict.value == "0.6"  # 0.12 of all tokens, of which a fifth has a signal
     assert verdict.status == "problem"
     assert "a wider range" in verdict.lever
     assert "narrower" not in verdict.lever
@@ -316,3 +318,39 @@ def test_reward_errors_are_told_only_where_there_are_some(tmp_path: Path) -> Non
     verdict = Reading(tmp_path / "b", rows(20, learning, lambda *_: {"reward/errors": 0.6})).verdicts["reward/errors"]
     assert verdict.status == "problem"
     assert "reward function" in verdict.lever
+
+
+def test_filtered_groups_are_judged_by_all_that_was_sampled(tmp_path: Path) -> None:
+    """The kept groups have a middling reward at every step, whatever the policy learns."""
+
+    def change(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        kept = {"critic/score/mean": 0.5, "group/zero_spread": 0.0, "group/all_right": 0.0, "group/all_wrong": 0.0}
+        return kept | {"group/score_unfiltered": row["critic/score/mean"]}
+
+    read = Reading(tmp_path / "a", rows(60, learning, change))
+    assert read.off() == set()
+    assert read.verdicts["critic/score/mean"].text.startswith("Rose from 0.1")
+    lost = Reading(tmp_path / "b", rows(60, lambda done: 0.7 - 0.6 * done, change)).verdicts["critic/score/mean"]
+    assert lost.status == "problem"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_that_lacks_metrics_or_values_has_a_page(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    for number in range(8):
+        whole = adversarial_rows(draw.random(), draw.choice([0, 3]), draw.choice([0, 2]), draw.choice([1, 12]))
+        found = draw.choice([whole, rows(draw.choice([1, 2, 9, 30]), lambda done: 0.2 + 0.5 * done)])
+        lost = draw.sample(sorted({name for row in found for name in row} - {"step"}), k=draw.choice([0, 2, 6]))
+        odd = [None, 0.0, -1.0, 1e9, 1e-9]
+        kept = [
+            {
+                name: draw.choice(odd) if name != "step" and draw.random() < 0.1 else value
+                for name, value in row.items()
+                if name not in lost and (name == "step" or draw.random() < 0.9)
+            }
+            for row in found
+        ]
+        settings: Any = draw.choice([config(), config(algorithm__adv_estimator="gae"), {}])
+        page = build_report(folder_of(tmp_path / str(number), kept, settings)).read_text(encoding="utf-8")
+        assert "<main>" in page
+        assert not re.search(r'd="[^"]*(nan|inf)', page)

@@ -49,12 +49,12 @@ def test_headline_and_summary_say_the_run_s_figures(tmp_path: Path) -> None:
     steps[10]["val-core/gsm8k/acc/mean@1"] = 0.4
     steps[20]["val-core/gsm8k/acc/mean@1"] = 0.625
     page = build_report(write_run(tmp_path, steps)).read_text()
-    assert "Held-out accuracy, gsm8k: rose from 12.5 % to 62.5 %. Reward rose from 0.0750 to 0.975." in page
+    assert "Held-out accuracy, gsm8k: rose from 12.5 % to 62.5 %. Reward rose from 0.075 to 0.975." in page
     assert "Every metric that can be judged is in its healthy range." in page
     tiles = re.findall(r'"name">(.*?)</div><div class="figure">(.*?)</div><div class="note">(.*?)</div>', page)
     assert tiles == [
         ("Held-out accuracy, gsm8k", "62.5 %", "from 12.5 %, best 62.5 %"),
-        ("Reward", "0.975", "from 0.0750; means of the first and last tenth"),
+        ("Reward", "0.975", "from 0.075; means of the first and last tenth"),
         ("Steps", "20", "gspo updates"),
         ("Training time", "10m 00s", "30s a step"),
         ("Tokens", "100.0k", "prompts and responses"),
@@ -124,8 +124,8 @@ def test_samples_of_a_step_are_of_different_prompts(tmp_path: Path) -> None:
     page = build_report(tmp_path).read_text()
     shown = re.findall(r"<tr><td><pre>(.*?)</pre></td><td><pre>(.*?)</pre>", page)
     assert shown == [("first", "first-0"), ("second", "second-0"), ("third", "third-0")]
-    assert "1 of 4, mean 0.500" in page  # two rows of one text are one prompt
-    assert "1 of 2, mean 0.500" in page
+    assert "1 of 4, mean 0.5" in page  # two rows of one text are one prompt
+    assert "1 of 2, mean 0.5" in page
 
 
 def test_clip_fraction_is_judged_by_the_policy_loss(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_run_without_steps_or_config_has_a_page_that_says_so(tmp_path: Path) -> 
 
 
 def test_unreadable_folders_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no metrics\.jsonl; give the folder of a run"):
+    with pytest.raises(ValueError, match=r"has no metrics\.jsonl: give the folder of a run"):
         build_report(tmp_path)
     write_run(tmp_path, [{}])
     (tmp_path / "config.yaml").write_text("- a\n- b\n")

@@ -13,7 +13,7 @@ from gspo.observe.report.excerpts import excerpts
 from gspo.observe.report.findings import Finding, find
 from gspo.observe.report.folder import read_curves
 from gspo.observe.report.numbers import plain
-from gspo.observe.report.ranges import clip_words, with_values
+from gspo.observe.report.ranges import clip_words
 from gspo.observe.report.readings import Verdict, read_run
 from gspo.observe.report.run import Curve, Run
 from gspo.observe.sparkline import duration
@@ -49,7 +49,6 @@ def build_report(run_dir: str | Path) -> Path:
         verdicts=verdicts,
         groups=groups,
         plots=[chart.plot for _, charts in groups for chart in charts],
-        advise=lambda text: with_values(run, text),
         status={verdict.key: verdict.status for verdict in verdicts},
         samples=excerpts(run),
         table=_all_metrics(run),

@@ -114,7 +114,12 @@ def _lines(
 
 
 def _discriminator(run: Run) -> list[Chart | None]:
-    accuracy = [("critic/d_acc", "training"), ("val-aux/gad/d_acc", "held-out"), ("critic/length_acc", "length alone")]
+    accuracy = [
+        ("critic/d_acc", "training"),
+        ("val-aux/gad/d_acc", "held-out"),
+        ("critic/length_acc", "length alone"),
+        ("critic/eos_acc", "end token alone"),
+    ]
     scores = [("critic/teacher_value_mean", "teacher"), ("critic/student_value_mean", "student")]
     return [
         _lines(run, "critic/d_acc", accuracy, (0.5, "guessing"), percent=True),
@@ -129,7 +134,7 @@ def _signal(run: Run) -> Chart | None:
         run.curves["group/zero_spread"].finite if run.has("group/zero_spread") else []
     ):
         return None
-    if not run.has("group/all_right"):
+    if not run.counts_solved:
         return _single(run, "group/zero_spread")
     kinds = (("all_right", "solved by every response", _GREEN), ("all_wrong", "by none", _RED))
     below = [0.0] * len(run.curves["group/zero_spread"].steps)
@@ -155,8 +160,8 @@ def _spread(run: Run, prefix: str) -> Chart | None:
     if not run.has(key):
         return None
     shapes: list[Line | Area] = list(_with_smooth(run.curves[key], "mean"))
-    low, high = run.curves.get(f"{prefix}/min"), run.curves.get(f"{prefix}/max")
-    if low is not None and high is not None and low.finite == list(low.values) and high.finite == list(high.values):
+    low, high = (run.curves.get(f"{prefix}/{end}", Curve((), ())) for end in ("min", "max"))
+    if low.finite and low.steps == high.steps and len(low.finite) == len(high.finite) == len(low.steps):
         (x, bottom), (_, top) = thinned(low), thinned(high)
         shapes.insert(0, Area("lowest to highest", x, [v or 0.0 for v in bottom], [v or 0.0 for v in top]))
     plot = Plot(shapes, marks=_marks(run))

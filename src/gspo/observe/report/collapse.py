@@ -99,7 +99,7 @@ def slower(run: Run, step: int) -> str:
 def _measures(run: Run) -> Iterator[tuple[str, Curve, float]]:
     """What success is measured by, the most frequent first: its name, its curve, and the least that it can be."""
     if run.has("critic/score/mean") and not run.has_discriminator:
-        curve = run.curves["critic/score/mean"]
+        curve = run.reward
         lowest = run.curves.get("critic/score/min", curve)
         yield "reward", curve, min(lowest.finite, default=min(curve.finite))
     for curve in run.held_out.values():

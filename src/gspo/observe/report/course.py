@@ -69,6 +69,8 @@ def rise(curve: Curve) -> float:
     The noise is taken from what differs between neighbouring steps, to which a trend adds next to nothing.
     """
     values = curve.finite
+    if len(values) < 2:
+        return 0.0
     start, end = curve.ends()
     jumps = [later - earlier for earlier, later in pairwise(values)]
     part = max(1, round(0.1 * len(values)))
@@ -101,10 +103,12 @@ def follow(curve: Curve, band: Band, *, lasting: bool = False) -> Course:
     if status == "healthy" and len(out) < _LONG * len(curve.values):
         text = f"Lately {plain(lately)}; within its range at {share(1 - len(out) / len(curve.values))} of the steps."
         return Course(status, None, text, lately)
-    outside = f"{'below' if side == 'low' else 'above'} its range at {_steps(len(out), len(curve.values))}"
-    where = f"step {out[0][0]} to step {out[-1][0]}" if len(out) > 1 else f"at step {out[0][0]}"
-    reach = f"{'lowest' if side == 'low' else 'highest'} {plain(worst)} at step {worst_step}"
-    text = f"It was {outside} ({where}; {reach}), and is back: lately {plain(lately)}."
+    words, end = ("below", "lowest") if side == "low" else ("above", "highest")
+    where = f"step {out[0][0]} to step {out[-1][0]}" if len(out) > 1 else f"step {out[0][0]}"
+    text = (
+        f"Lately {plain(lately)}, within its range; it was {words} it at {_steps(len(out), len(curve.values))} "
+        f"({where}; {end} {plain(worst)} at step {worst_step})."
+    )
     return Course(status, side, text, lately)
 
 

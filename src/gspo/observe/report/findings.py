@@ -69,7 +69,7 @@ def _jolted(run: Run) -> Iterator[Finding]:
 
 def _groups(run: Run) -> Iterator[Finding]:
     """Whether the prompts are solved, or hopeless."""
-    if not run.compares_groups or not run.has("group/all_right"):
+    if not run.compares_groups or not run.counts_solved:
         return
     right, wrong = (recent(run.policy_curve(f"group/{name}")) for name in ("all_right", "all_wrong"))
     if wrong >= _MOST:
@@ -78,9 +78,9 @@ def _groups(run: Run) -> Iterator[Finding]:
         text = f"In {share(wrong)} of the groups no response is right ({course}): nothing tells better from worse."
         yield Finding("hopeless", "problem", "The prompts are too hard", text, with_values(run, _EASIER))
     elif right >= _MANY:
-        text = f"{share(right)} of the groups were solved by every response lately: these prompts are nearly learned."
-        lever = "for more: harder prompts, or algorithm.filter_groups.enable=true, which leaves the solved ones out"
-        yield Finding("solved", "healthy", "The training prompts are nearly solved", text, with_values(run, lever))
+        text = f"{share(right)} of the groups were solved by every response lately: these prompts are learned."
+        lever = "harder prompts, or algorithm.filter_groups.enable=true, which leaves the solved ones out"
+        yield Finding("solved", "healthy", "Most training prompts are solved", text, with_values(run, lever))
 
 
 def _cut(run: Run) -> Iterator[Finding]:
@@ -128,14 +128,13 @@ def _updates(run: Run) -> bool:
 
 
 def _learned(run: Run) -> bool:
-    if run.has("critic/score/mean") and not run.has_discriminator:
-        return rise(run.policy_curve("critic/score/mean")) > _RISES
-    return False
+    return not run.has_discriminator and rise(run.reward) > _RISES
 
 
 def _change(run: Run, name: str) -> float | None:
     """The relative change from the start to the end."""
-    if not run.has(name):
+    curve = run.policy_curve(name)
+    if not curve.finite:
         return None
-    start, end = run.policy_curve(name).ends()
+    start, end = curve.ends()
     return (end - start) / start if start else None

@@ -88,12 +88,14 @@ def no_run_in(folder: Path) -> str:
         "(VERL_FILE_LOGGER_PATH)"
     )
     if not folder.is_dir():
-        beside = folder.is_file() and (folder.parent / _METRICS).exists()
-        return f"{folder} is no folder: {f'give {folder.parent}' if beside else wanted}"
+        if folder.is_file():
+            beside = (folder.parent / _METRICS).exists()
+            return f"{folder} is no folder: {f'give {folder.parent}' if beside else wanted}"
+        return f"there is no folder {folder}: {wanted}"
     inside = sorted(str(path.parent) for depth in (1, 2, 3) for path in folder.glob("*/" * depth + _METRICS))
     if inside:
         more = f" and {len(inside) - _MOST_NAMED} more" if len(inside) > _MOST_NAMED else ""
         return f"{folder} has no metrics.jsonl; the runs in it are {', '.join(inside[:_MOST_NAMED])}{more}: give one"
     if (folder / "config.yaml").exists():
         return f"{folder} has no metrics.jsonl: its run has not logged a step yet"
-    return f"{folder} has no metrics.jsonl; {wanted}"
+    return f"{folder} has no metrics.jsonl: {wanted}"

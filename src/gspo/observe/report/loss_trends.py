@@ -10,13 +10,21 @@ from gspo.observe.report.findings import Finding
 from gspo.observe.report.numbers import plain, share
 from gspo.observe.report.run import Curve, Run
 
-__all__ = ["discriminator_loss", "held_out_loss", "overlap", "teacher_gap", "told_by_length", "training_loss"]
+__all__ = [
+    "discriminator_loss",
+    "held_out_loss",
+    "overlap",
+    "teacher_gap",
+    "told_by_end",
+    "told_by_length",
+    "training_loss",
+]
 
 _FEW_STEPS = 8  # a course is not judged on fewer
 _SAME = 0.02  # a relative change below this is none
 _CHANCE_LOSS = math.log(2)
 _GAP_GROWTH, _GAP_CLOSED = 5.0, 0.8  # times the start
-_JUDGED_BY_LENGTH, _NEARLY_AS_WELL = 0.7, 0.02
+_JUDGED_WELL, _NEARLY_AS_WELL = 0.7, 0.02
 _OVERLAP_STEP, _FALL_FROM_BEST = 0.01, 0.05
 _RATE = "actor_rollout_ref.actor.optim.lr"
 
@@ -78,14 +86,23 @@ def teacher_gap(run: Run, _: Sequence[Finding]) -> Trend:
 
 def told_by_length(run: Run, _: Sequence[Finding]) -> Trend:
     """Whether the discriminator may know no more than the length."""
-    end = run.curves["critic/length_acc"].ends()[1]
+    return _told_by(run, "critic/length_acc", "the length")
+
+
+def told_by_end(run: Run, _: Sequence[Finding]) -> Trend:
+    """Whether the discriminator may know no more than whether a response ends by itself."""
+    return _told_by(run, "critic/eos_acc", "the end token")
+
+
+def _told_by(run: Run, key: str, sign: str) -> Trend:
+    end = run.curves[key].ends()[1]
     accuracy = run.curves["critic/d_acc"].ends()[1] if run.has("critic/d_acc") else 1.0
-    text = f"Lately the length alone is right in {share(end)} of the pairs, the discriminator in {share(accuracy)}."
-    if end >= _JUDGED_BY_LENGTH and end >= accuracy - _NEARLY_AS_WELL:
-        if _succeeds(run):
-            return Trend("healthy", f"{text} What it does not see rises all the same.", share(end))
-        return Trend("watch", f"{text} It may know no more than the length.", share(end), "high")
-    return Trend("healthy", text, share(end))
+    text = f"Lately {sign} alone is right in {share(end)} of the pairs, the discriminator in {share(accuracy)}."
+    if end < _JUDGED_WELL or end < accuracy - _NEARLY_AS_WELL:
+        return Trend("healthy", text, share(end))
+    if _succeeds(run):
+        return Trend("healthy", f"{text} What it does not see rises all the same.", share(end))
+    return Trend("watch", f"{text} It may know no more than {sign}.", share(end), "high")
 
 
 def _succeeds(run: Run) -> bool:

@@ -173,6 +173,12 @@ MEANINGS: dict[str, Meaning] = {
         too_high="a longer trainer.gad_warmup_epochs, a larger data.max_response_length",
         healthy="below the discriminator's accuracy",
     ),
+    "critic/eos_acc": Meaning(
+        "Told apart by the end",
+        "How well the end token alone tells teacher from student: one that is cut has none.",
+        too_high="a larger data.max_response_length, so that neither is cut",
+        healthy="below the discriminator's accuracy",
+    ),
     "val-aux/gad/rouge_l": Meaning(
         "Overlap with the teacher",
         "What a held-out response shares with the teacher's text (F1 of the longest common subsequence). The "

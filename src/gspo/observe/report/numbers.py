@@ -29,7 +29,7 @@ def plain(value: float) -> str:
         return f"{value / 10.0**power:.2g} × {_power(power)}"
     digits = max(0, 2 - math.floor(math.log10(size)))
     text = f"{value:.{digits}f}"
-    return text if size >= 0.01 else text.rstrip("0")
+    return text if size >= 1 else text.rstrip("0").rstrip(".")
 
 
 def exact(value: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from gspo.observe.report import loss_trends, trends
 from gspo.observe.report.course import Course, Side, Status, Trend, follow, rise
-from gspo.observe.report.findings import Finding
+from gspo.observe.report.findings import Finding, find
 from gspo.observe.report.meanings import MEANINGS, Meaning
 from gspo.observe.report.numbers import plain
 from gspo.observe.report.ranges import (
@@ -26,6 +26,10 @@ __all__ = ["Verdict", "read_run"]
 _SURE = 2.0  # standard deviations
 # A policy that was moved far stays there; of the others, what is over is over.
 _LASTING = ("actor/ppo_kl", "actor/kl_loss", "actor/skipped_steps", "reward/errors")
+# The critic learns in all of GAD's stages, and texts are learned in the first.
+_IN_ALL_STAGES = [
+    key for key in MEANINGS if key.startswith(("critic/", "train/", "val", "reward/")) and key != "critic/score/mean"
+]
 # Told only where something happened.
 _IF_ANY = ("actor/skipped_steps", "reward/errors", "reward/abstained")
 
@@ -55,11 +59,16 @@ class Verdict:
         return MEANINGS[self.key]
 
 
-def read_run(run: Run, findings: list[Finding]) -> list[Verdict]:
+def read_run(run: Run, findings: list[Finding] | None = None) -> list[Verdict]:
     """A verdict for each metric of MEANINGS that the run has, in their order.
 
     After a collapse no metric gives advice of its own: all of them follow from it, and its finding says what to change.
+
+    Args:
+        run: the run.
+        findings: what `findings.find` says of it, where that is known.
     """
+    findings = find(run) if findings is None else findings
     verdicts = [verdict for key in MEANINGS if (verdict := _read(run, key, findings)) is not None]
     if any(finding.name == "collapse" for finding in findings):
         verdicts = [replace(verdict, lever="") for verdict in verdicts]
@@ -79,7 +88,7 @@ def _read(run: Run, key: str, findings: list[Finding]) -> Verdict | None:
         text = f"It was not a finite number, first at step {bad}: the run diverged or a reward was not finite."
         return Verdict(key, "problem", text, "not finite", lever=_advice(run, key, "high"))
     curve = run.clip_curve(key) if key in CLIP_FRACTIONS else run.policy_curve(key)
-    if not curve.values and not key.startswith(("critic/", "train/", "val")):
+    if not curve.values and key not in _IN_ALL_STAGES:
         return None
     if key in _TRENDS:
         return _trend(run, key, _TRENDS[key](run, findings), findings)
@@ -90,8 +99,7 @@ def _read(run: Run, key: str, findings: list[Finding]) -> Verdict | None:
     band = band_in_force(run, key)
     if band is None:
         return None
-    # The discriminator and the value critic learn in all stages.
-    return _verdict(run, key, follow(whole if key.startswith("critic/") else curve, band, lasting=key in _LASTING))
+    return _verdict(run, key, follow(whole if key in _IN_ALL_STAGES else curve, band, lasting=key in _LASTING))
 
 
 def _verdict(run: Run, key: str, course: Course) -> Verdict:
@@ -137,7 +145,7 @@ def _clip_fraction(run: Run, key: str, curve: Curve, findings: list[Finding]) ->
         return replace(verdict, text=text, lever=with_values(run, keys))
     if course.side == "low":
         text = f"{course.text} Updates seldom reach the range of {clip_words(run)}."
-        if run.has("critic/score/mean") and rise(run.policy_curve("critic/score/mean")) > _SURE:
+        if rise(run.reward) > _SURE:
             return replace(verdict, status="healthy", text=f"{text} The reward rises all the same.", lever="")
         still = [finding.lever for finding in findings if finding.name == "still"]
         return replace(verdict, text=text, lever=still[0] if still else verdict.lever)
@@ -172,5 +180,6 @@ _TRENDS: dict[str, Callable[[Run, list[Finding]], Trend]] = {
     "critic/d_loss": loss_trends.discriminator_loss,
     "critic/margin": loss_trends.teacher_gap,
     "critic/length_acc": loss_trends.told_by_length,
+    "critic/eos_acc": loss_trends.told_by_end,
     "val-aux/gad/rouge_l": loss_trends.overlap,
 }

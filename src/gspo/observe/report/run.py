@@ -137,6 +137,15 @@ class Run:
         return self.has("critic/d_acc")
 
     @property
+    def reward(self) -> Curve:
+        """The mean reward of all that the policy sampled, at the steps that trained it.
+
+        Where groups without a signal are sampled again, the groups that are kept have a middling reward by choice.
+        """
+        unfiltered = "group/score_unfiltered"
+        return self.policy_curve(unfiltered if self.has(unfiltered) else "critic/score/mean")
+
+    @property
     def stages(self) -> list[Stage]:
         """GAD's stages in the order in which they came; none in another run."""
         if not self.has("training/gad_stage"):
@@ -146,9 +155,18 @@ class Run:
         parts = [(number, [step for step, _ in pairs]) for number, pairs in found if math.isfinite(number)]
         return [Stage(_STAGES.get(int(number), "unknown"), steps[0], steps[-1]) for number, steps in parts]
 
+    @property
+    def counts_solved(self) -> bool:
+        """Whether groups without a signal are told apart, the solved ones from the hopeless, at every step."""
+        names = [f"group/{name}" for name in ("zero_spread", "all_right", "all_wrong")]
+        return all(map(self.has, names)) and len({self.curves[name].steps for name in names}) == 1
+
     def policy_curve(self, name: str) -> Curve:
-        """A metric at the steps that trained the policy by reinforcement: of a GAD run, those of its last stage."""
-        curve = self.curves[name]
+        """A metric at the steps that trained the policy by reinforcement: of a GAD run, those of its last stage.
+
+        Without any where the run does not have it.
+        """
+        curve = self.curves.get(name, Curve((), ()))
         stages = [stage for stage in self.stages if stage.name == _ADVERSARIAL]
         if not self.stages:
             return curve
@@ -171,10 +189,9 @@ class Run:
         if not self.compares_groups or not self.loss.zero_advantage_never_clips or not self.has("group/zero_spread"):
             return curve
         flat = dict(self.curves["group/zero_spread"].pairs())
-        values = [
-            min(1.0, value / (1 - flat[step])) if flat.get(step, 0.0) < 1 else value for step, value in curve.pairs()
-        ]
-        return Curve(curve.steps, tuple(values))
+        shares = [1 - flat.get(step, 0.0) for step in curve.steps]
+        pairs = zip(curve.values, shares, strict=True)
+        return Curve(curve.steps, tuple(min(1.0, value / share) if share > 0 else value for value, share in pairs))
 
     def updates_per_rollout(self) -> int | None:
         """Optimizer steps on each batch of rollouts; None where the config does not tell."""

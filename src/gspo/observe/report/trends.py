@@ -66,7 +66,7 @@ def _worst(read: Sequence[Trend]) -> Trend:
 
 def reward(run: Run, findings: Sequence[Finding]) -> Trend:
     """Of responses to training prompts, against the noise between neighbouring steps and against its best."""
-    curve = run.policy_curve("critic/score/mean")
+    curve = run.reward
     start, end = curve.ends()
     course, value = f"from {plain(start)} to {plain(end)}", plain(end)
     if run.has_discriminator:
@@ -117,7 +117,7 @@ def signal(run: Run, findings: Sequence[Finding]) -> Trend:
     flat = run.policy_curve("group/zero_spread")
     course = follow(flat, band)
     value = share(course.value)
-    if not run.has("group/all_right"):
+    if not run.counts_solved:
         if course.value > 0 and _is_mostly_right(run):
             return Trend("healthy", f"Lately {value}; by the mean reward, most of these groups are solved.", value)
         return Trend(course.status, course.text, value, course.side)
@@ -137,9 +137,9 @@ def signal(run: Run, findings: Sequence[Finding]) -> Trend:
 
 def _is_mostly_right(run: Run) -> bool:
     """Of a run that did not count solved groups: whether its mean reward is in the upper half of all rewards."""
-    if not run.has("critic/score/mean"):
+    curve = run.reward
+    if not curve.finite:
         return False
-    curve = run.policy_curve("critic/score/mean")
     low, high = _reach(run, curve)
     return recent(curve) > (low + high) / 2
 
@@ -178,9 +178,9 @@ def entropy(run: Run, _: Sequence[Finding]) -> Trend:
 
 
 def _reward_is_high(run: Run) -> bool:
-    if not run.has("critic/score/mean") or run.has_discriminator:
+    curve = run.reward
+    if not curve.finite or run.has_discriminator:
         return False
-    curve = run.policy_curve("critic/score/mean")
     low, high = _reach(run, curve)
     return high > low and curve.ends()[1] >= low + _HIGH * (high - low)
 
