@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo.checkpoint import Checkpoint, export_hf
 from gspo.config import Config, ConfigError
+from gspo.config.requirements import require_one_process
 from gspo.config.schema import DataConfig, TrainerConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.observe import ConsoleLogger, PhaseClock, SampleWriter, Tracker
@@ -138,6 +139,8 @@ def read_ground(
     """
     day = Day.of(tokenizer, found)
     data = config.data
+    if isinstance(given.world, Alone):
+        require_one_process()
     device = choose_device(config.trainer)
 
     def load(files: Sequence[str], rows: Any, label: str, require_teacher: bool, max_samples: int) -> PromptDataset:
