@@ -403,3 +403,12 @@ def test_the_public_names_are_loaded_when_they_are_used() -> None:
     assert done.stdout == "[] False\n[]\n"
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         gspo.tarin  # noqa: B018
+
+
+def test_a_launcher_of_several_processes_is_refused_from_python_too(
+    tiny_model_folder: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    settings = {"model": str(tiny_model_folder), "default_local_dir": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"torchrun starts 4 processes \(WORLD_SIZE=4\)"):
+        gspo.train(**settings, train_data=str(tiny_data / "train.jsonl"))

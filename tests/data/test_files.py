@@ -77,6 +77,26 @@ def test_a_data_set_of_the_hub_is_not_a_file() -> None:
     assert "hub" not in said("/data/train")
 
 
+@pytest.mark.parametrize("name", ["https://huggingface.co/datasets/org/name", "hf://datasets/org/name"])
+def test_an_address_of_the_hub_is_its_data_set(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        check_path(Path(name))
+    assert names(caught, name, "hf download org/name --repo-type dataset")
+
+
+def test_what_is_no_file_of_this_machine() -> None:
+    with pytest.raises(DataError) as caught:
+        check_path(Path("https://example.org/train.parquet"))
+    assert names(caught, "https://example.org/train.parquet", "fetch it")
+    assert names(said("None"), "[]")
+
+
+def test_a_file_that_cannot_be_written_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "train.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    assert main(["data", "jsonl", "train.jsonl", "--out", "/proc/x.parquet"]) == 1
+    assert names(capsys.readouterr().err, "gspo: error: /proc/x.parquet: ")
+
+
 def test_a_saved_data_set_is_written_as_a_file_by_its_own_library(here: Path) -> None:
     (here / "one").mkdir()
     (here / "one" / "dataset_info.json").write_text("{}")

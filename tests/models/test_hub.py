@@ -64,6 +64,13 @@ def test_offline_without_a_copy_says_how_to_get_one(asked: list[str], monkeypatc
     assert asked == []
 
 
+def test_a_page_of_the_hub_is_told_the_name_of_its_model(asked: list[str]) -> None:
+    with pytest.raises(hub.HubError) as caught:
+        hub.require_hub("https://huggingface.co/org/name/tree/main")
+    assert names(caught, "https://huggingface.co/org/name/tree/main", "name alone: org/name")
+    assert asked == []
+
+
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("name", ["my model", "model=gpt2", "-m", "org/name:latest"])
 def test_what_no_hub_name_can_be_is_not_asked_for(name: str) -> None:

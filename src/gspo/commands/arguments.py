@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2: the usage, and what is wrong, with the remedy where there is one."""
-        found = re.search(r"argument (\w+): invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        found = re.search(r"argument (\w+): invalid choice: '([^']*)'.*\(choose from (.*)\)", message)
         if found and found[1] in ("COMMAND", "KIND"):
             choices = re.findall(r"[\w-]+", found[3])
             message = _no_such_command(self.prog.partition(" ")[2], found[2], choices)

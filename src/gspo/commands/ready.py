@@ -36,6 +36,7 @@ def require_ready(config: Config, command: str) -> None:
     else:
         require_honoured(config)
     require_keys(config, "actor_rollout_ref.model.path", "data.train_files")
+    writable(Path(config.trainer.default_local_dir or "runs"), "trainer.default_local_dir=")
     from gspo.data.files import check_path
 
     for file in (*config.data.train_files, *config.data.val_files):
@@ -63,15 +64,19 @@ def require_ready_to_evaluate(models: Iterable[str], files: Iterable[str], overr
         check_path(expanded(file, "--data"))
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path, named: str = "--out ") -> Path:
     """The folder that `--out` names; that it can be made and written to is tried before anything takes time.
+
+    Args:
+        folder: which need not be there, and is not made.
+        named: what stands before it in messages: the option with a space, or the key with its sign.
 
     Raises:
         ValueError: it cannot.
     """
     taken = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None)
     if taken is not None:
-        raise ValueError(f"--out {folder}: {taken} is a file: name a folder")
+        raise ValueError(f"{named}{folder}: {taken} is a file: name a folder")
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,9 +84,9 @@ def writable(folder: Path) -> Path:
         for part in missing:
             part.rmdir()
     except OSError as error:
-        raise ValueError(f"--out {folder} cannot be made ({error.strerror}): name another folder") from error
+        raise ValueError(f"{named}{folder} cannot be made ({error.strerror}): name another folder") from error
     if not can_be_written:
-        raise ValueError(f"--out {folder} is read-only: name a folder that can be written to")
+        raise ValueError(f"{named}{folder} is read-only: name a folder that can be written to")
     return folder
 
 

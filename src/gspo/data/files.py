@@ -16,6 +16,9 @@ SUFFIXES = (".parquet", ".json", ".jsonl")
 DELIMITED = (".csv", ".tsv")
 _COMPRESSED = (".gz", ".zip", ".zst", ".bz2", ".xz", ".tar", ".tgz")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# A path has one / where an address has two.
+_ADDRESS = re.compile(r"(https?|hf|s3|gs|ftp):/")
+_HUB_PAGE = re.compile(r"/?(?:huggingface\.co/)?datasets/([\w.-]+/[\w.-]+)")
 _MOST_LISTED = 8
 
 
@@ -45,6 +48,10 @@ def check_path(path: Path, also: tuple[str, ...] = ()) -> None:
     """
     if path.is_dir():
         raise DataError(f"{path} {_folder(path)}")
+    if address := _ADDRESS.match(str(path)):
+        raise DataError(f"{address[0]}/{str(path)[address.end() :]} {_address(str(path)[address.end() :])}")
+    if str(path).lower() in ("none", "null", "false"):
+        raise DataError(f"a data file is called {path}, and there is none of that name: for no file write []")
     if any(sign in path.name for sign in "*?") and not path.exists():
         raise DataError(f"{path} {_pattern(path)}")
     if kind(path) not in (*SUFFIXES, *also):
@@ -53,6 +60,14 @@ def check_path(path: Path, also: tuple[str, ...] = ()) -> None:
         raise DataError(f"{path} {_missing(path)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is an empty file: write it again")
+
+
+def _address(rest: str) -> str:
+    """About an address on the web, by what stands behind its scheme."""
+    hub = _HUB_PAGE.match(rest)
+    return (
+        _of_hub(hub[1]) if hub else "is an address, and files are read from this machine: fetch it, and name the file"
+    )
 
 
 def _folder(path: Path) -> str:
@@ -84,10 +99,14 @@ def _other(path: Path) -> str:
 def _not_there(path: Path) -> str:
     """About a name without an ending of which there is no file, as data sets of the hub have it."""
     name = str(path)
-    if not _HUB_NAME.fullmatch(name):
-        return "does not exist: name a .parquet, .json or .jsonl file"
-    folder = f"data/{path.name}"
-    if path.name == "gsm8k":
+    is_of_hub = _HUB_NAME.fullmatch(name)
+    return _of_hub(name) if is_of_hub else "does not exist: name a .parquet, .json or .jsonl file"
+
+
+def _of_hub(name: str) -> str:
+    last = name.rpartition("/")[2]
+    folder = f"data/{last}"
+    if last == "gsm8k":
         command = gspo_command("data", "gsm8k", "--source", "openai/gsm8k", "--out", folder)
         return f"is no file here, and data sets of the hub are not read by name: `{command}` writes it as files"
     command = environment_command("hf", "download", name, "--repo-type", "dataset", "--local-dir", folder)

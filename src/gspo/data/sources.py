@@ -65,7 +65,9 @@ def make_row(
 def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> Written:
     """Writes rows as parquet, making the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+    table = pa.Table.from_pylist([dict(row) for row in rows])
+    with path.open("wb") as file:  # its errors have the path, Arrow's have not
+        pq.write_table(table, file)
     return Written(path, len(rows), dict(rows[0]))
 
 

@@ -13,6 +13,7 @@ __all__ = ["HubError", "require_hub"]
 
 _SECONDS = 5.0
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 # What the hub says in its header of a model that is not there, or wants a login.
 _CLOSED = ("RepoNotFound", "GatedRepo")
 _FILES = ("config.json", "tokenizer_config.json")
@@ -31,6 +32,8 @@ def require_hub(name: str) -> None:
     Raises:
         HubError: it does not, or has no such model; says how to go on.
     """
+    if page := _PAGE.match(name):
+        raise HubError(f"{name} is the page of a model, which is named by its name alone: {page[1]}")
     if Path(name).exists() or _looks_local(name):
         return
     if not _HUB_NAME.fullmatch(name):

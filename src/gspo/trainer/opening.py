@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gspo.checkpoint import Checkpoint, export_hf
 from gspo.config import Config, ConfigError
+from gspo.config.requirements import require_one_process
 from gspo.config.schema import DataConfig, TrainerConfig
 from gspo.data import PromptDataset, PromptSampler, load_dataset
 from gspo.models import processor_files
@@ -175,6 +176,8 @@ def read_ground(
     """
     data = config.data
     day = Day.of(tokenizer, found, data.template_date)
+    if isinstance(given.world, Alone):
+        require_one_process()
     device = choose_device(config.trainer)
 
     def load(files: Sequence[str], rows: Any, label: str, require_teacher: bool, max_samples: int) -> PromptDataset:
