@@ -13,13 +13,14 @@ from torch import Tensor
 __all__ = ["discriminator_loss", "last_token_scores"]
 
 
-def last_token_scores(values: Tensor) -> Tensor:
+def last_token_scores(values: Any) -> Tensor:
     """The value AT each sequence's last token. (rows, tokens) jagged -> (rows,)
 
     verl's own use of values shifts them by one token, because a value there predicts what follows; a discriminator has
     read the whole response only at its last token.
     """
-    return values.values()[values.offsets()[1:] - 1]
+    scores: Tensor = values.values()[values.offsets()[1:] - 1]
+    return scores
 
 
 def discriminator_loss(
