@@ -50,6 +50,7 @@ def test_stages_are_the_warmup_then_the_discriminator_alone_then_the_rest() -> N
         ({"gad.warmup_steps": -1}, ["gad.warmup_steps"]),
         ({"critic.enable": None}, ["critic.enable", "true"]),
         ({"algorithm.adv_estimator": "gae"}, ["adv_estimator=gae", "grpo"]),
+        ({"trainer": {"use_v1": False}}, ["trainer.use_v1"]),
         ({"algorithm.filter_groups": {"enable": True}}, ["algorithm.filter_groups.enable=false"]),
         ({"actor_rollout_ref.model.path": None}, ["actor_rollout_ref.model.path"]),
         ({"gad.warmup_steps": 3, "actor_rollout_ref.model.lora_rank": 8}, ["use_kl_loss=false", "adapter"]),

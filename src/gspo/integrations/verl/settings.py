@@ -91,6 +91,8 @@ def check_config(config: Any) -> GadSettings:
     estimator = str(config.algorithm.adv_estimator)
     if OmegaConf.is_missing(model, "path") or not model.path:
         raise ValueError("actor_rollout_ref.model.path is not set: name the student's folder, or its hub name")
+    if not OmegaConf.select(config, "trainer.use_v1", default=True):
+        raise ValueError("trainer.use_v1=false chooses verl's old trainer, which knows no trainer_mode: set it to true")
     if not config.critic.enable:
         raise ValueError("critic.enable must be true for trainer.v1.trainer_mode=gad: the critic is the discriminator")
     if estimator == "gae":
