@@ -38,7 +38,7 @@ __all__ = [
     "written_row",
 ]
 
-AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 # (low, high): the ratio is clipped at 1 - low and 1 + high.
 PPO_CLIP = (0.2, 0.2)  # PPO, arXiv 1707.06347, section 6.1

@@ -75,6 +75,7 @@ def aggregate(
         for t in row:
             share = {
                 "token-mean": 1 / max(num_tokens, 1),
+                "token-sum": 1.0,
                 "seq-mean-token-sum": 1 / max(num_sequences, 1),
                 "seq-mean-token-mean": 1 / max(num_sequences, 1) / len(row),
                 "seq-mean-token-sum-norm": 1 / max(num_sequences, 1) / (scale or mask.shape[1]),

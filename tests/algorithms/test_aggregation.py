@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gspo.algorithms import agg_loss, masked_mean, masked_sum, masked_var, masked_whiten
 
-MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 
 
 def losses_of(batch):

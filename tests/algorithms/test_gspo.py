@@ -38,7 +38,9 @@ def test_gradient_is_the_papers(oracle, function, low, high):
         torch.testing.assert_close(gradient, closed_form_gradient(oracle, batch, low, high))
 
 
-@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+@pytest.mark.parametrize(
+    "mode", ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+)
 @pytest.mark.parametrize("drift", [0.0, 0.2, 30.0])
 def test_the_token_form_is_the_sequence_form(oracle, mode, drift):
     """Also where the bound on the ratio is active (drift 30)."""

@@ -12,7 +12,7 @@ from gspo.algorithms import PolicyLossSettings, compute_policy_loss_sapo, get_po
 from gspo.methods import LOSSES
 
 NAMES = list(LOSSES)
-MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 CLIP = {"low": 0.15, "high": 0.25}
 CONFIG = PolicyLossSettings(clip_ratio_low=0.15, clip_ratio_high=0.25, clip_ratio_c=1.5, tau_pos=0.7, tau_neg=1.3)
 

@@ -5,7 +5,7 @@ import torch
 
 from gspo.algorithms import compute_value_loss, explained_variance, explained_variance_sums, merge_stats
 
-MODES = ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+MODES = ["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 
 
 def value_batch(oracle):

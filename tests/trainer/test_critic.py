@@ -197,7 +197,9 @@ def test_the_update_against_a_loop(mode: str, clip: float, monkeypatch: pytest.M
     assert metrics["critic/lr"] == 1e-3
 
 
-@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"])
+@pytest.mark.parametrize(
+    "mode", ["token-mean", "token-sum", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+)
 def test_any_micro_batch_split_gives_the_same_update(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, expected = captured_update(settings(f"critic.loss_agg_mode={mode}"), monkeypatch)
     for split in ("ppo_max_token_len_per_gpu=20", "ppo_micro_batch_size_per_gpu=1", "ppo_micro_batch_size_per_gpu=3"):

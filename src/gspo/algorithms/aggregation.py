@@ -23,7 +23,7 @@ __all__ = [
     "zero_masked",
 ]
 
-LossAggMode = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+LossAggMode = Literal["token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 
 # Under the root of a variance, so that a constant row whitens to 0 instead of 0/0. verl's value.
 _VARIANCE_EPSILON = 1e-8
@@ -98,6 +98,7 @@ def agg_loss(
     With N tokens and B sequences in the whole optimizer batch, n_i tokens in sequence i and L the masked losses:
 
         token-mean               sum L / N
+        token-sum                sum L                                             (grows with the batch)
         seq-mean-token-sum       sum_i (sum_t L_it) / B
         seq-mean-token-mean      sum_i (sum_t L_it / n_i) / B
         seq-mean-token-sum-norm  sum_i (sum_t L_it) / B / loss_scale_factor        (Dr. GRPO, arXiv 2503.20783)
@@ -108,11 +109,11 @@ def agg_loss(
     Args:
         loss_mat: losses, (sequences, tokens).
         loss_mask: which tokens count, the same shape. A sequence without a token does not count in B (as in verl).
-        loss_agg_mode: one of the four above.
+        loss_agg_mode: one of the five above.
         dp_size: number of data-parallel ranks whose gradients are averaged; the loss is multiplied by it, so that the
             average is the batch's gradient.
         batch_num_tokens: N of the batch over all ranks; needed by token-mean when `dp_size` > 1.
-        global_batch_size: B of the batch over all ranks; needed by the other modes when `dp_size` > 1.
+        global_batch_size: B of the batch over all ranks; needed by the seq modes when `dp_size` > 1.
         loss_scale_factor: tokens, for seq-mean-token-sum-norm; the tensors' width where not given, which depends on
             the padding: give a constant when micro-batches are trimmed.
 
@@ -123,6 +124,8 @@ def agg_loss(
         raise ValueError(f"Invalid loss_agg_mode: {loss_agg_mode}. Choose one of {list(get_args(LossAggMode))}")
     if loss_mat.shape != loss_mask.shape:
         raise ValueError(f"loss_mat has shape {tuple(loss_mat.shape)}, but loss_mask {tuple(loss_mask.shape)}")
+    if loss_agg_mode == "token-sum":
+        return masked_sum(loss_mat, loss_mask) * dp_size
     num_tokens = loss_mask.bool().sum(dim=-1)  # (B,)
     if loss_agg_mode == "token-mean":
         count = _normaliser("batch_num_tokens", batch_num_tokens, num_tokens.sum(), dp_size)
