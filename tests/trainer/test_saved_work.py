@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gspo.algorithms.registry import POLICY_LOSS_REGISTRY
 from gspo.algorithms.stats import to_floats
-from gspo.config import ConfigError, load_config
+from gspo.config import ConfigError, load_config, require_supported
 from gspo.groups import GroupBatch
 from gspo.methods import LOSSES, PolicyLoss
 from gspo.models import Policy
@@ -84,13 +84,10 @@ def test_samples_of_another_policy_do_not_serve_and_that_is_said(
 
 
 def test_bypass_and_correction_exclude_each_other() -> None:
+    correction = "algorithm.rollout_correction"
+    config = load_config(overrides=[f"{correction}.rollout_is=token", f"{correction}.bypass_mode=true"])
     with pytest.raises(ConfigError, match="leaves nothing to correct"):
-        load_config(
-            overrides=[
-                "algorithm.rollout_correction.rollout_is=token",
-                "algorithm.rollout_correction.bypass_mode=true",
-            ]
-        )
+        require_supported(config)
 
 
 def half_silent(batch: GroupBatch) -> GroupBatch:
