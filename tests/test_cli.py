@@ -232,8 +232,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["trane"], "invalid choice: 'trane'"),
-        (["train", "--confg-name", "x"], "unrecognized arguments: --confg-name"),
+        (["trane"], "there is no command trane: did you mean `"),
+        (["train", "--confg-name", "x"], "there is no option --confg-name: did you mean --config-name?"),
         (["report", "a", "b"], "unrecognized arguments: b"),
         (["data", "reasoning-gym", "chain_sum", "--out", "x", "--set", "size"], "'size' is not KEY=VALUE"),
     ],
