@@ -236,9 +236,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["trane"], "invalid choice: 'trane'"),
-        (["train", "--confg-name", "x"], "unrecognized arguments: --confg-name"),
-        (["report", "a", "--bands"], "unrecognized arguments: --bands"),
+        (["trane"], "there is no command trane: did you mean `"),
+        (["train", "--confg-name", "x"], "there is no option --confg-name: did you mean --config-name?"),
+        (["report", "a", "--bands"], "there is no option --bands"),
         (["samples"], "the following arguments are required: RUN"),
         (["data", "reasoning-gym", "chain_sum", "--out", "x", "--set", "size"], "'size' is not KEY=VALUE"),
     ],

@@ -45,8 +45,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
     assert error_of(tmp_path / "no.parquet") == f"{tmp_path}/no.parquet does not exist; data files in its folder: none"
     assert error_of(tmp_path / "no/no.json") == f"{tmp_path}/no/no.json does not exist; data files in its folder: none"
-    assert error_of(file("a.csv", b"p\n1")) == (
-        f"{tmp_path}/a.csv is not a .parquet, .json or .jsonl file: convert it to one of them"
+    assert error_of(file("a.txt", b"p\n1")) == (
+        f"{tmp_path}/a.txt is not a .parquet, .json or .jsonl file: convert it to one of them"
     )
     assert error_of(file("empty.jsonl", b"")) == f"{tmp_path}/empty.jsonl is an empty file: write it again"
     assert error_of(file("blank.jsonl", b"\n\n")) == f"{tmp_path}/blank.jsonl has no rows: it needs at least one"
@@ -57,7 +57,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert error_of(file("latin.jsonl", b'{"p": "\xe9"}')).startswith(f"{tmp_path}/latin.jsonl is not UTF-8 text (")
     assert (
         error_of(file("o.json", b'{"p": 1}'))
-        == f"{tmp_path}/o.json holds a dict, not a list of rows: write [{{...}}, {{...}}]"
+        == f"{tmp_path}/o.json is one object (p), not a list of rows: write [{{...}}], or name the file .jsonl"
     )
     assert error_of(file("l.json", b'{"p": 1}\n{"p": 2}')) == (
         f"{tmp_path}/l.json is not valid JSON (Extra data: line 2 column 1 (char 9)); "

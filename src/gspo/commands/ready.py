@@ -76,7 +76,8 @@ def writable(folder: Path, named: str = "--out ") -> Path:
     """
     taken = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None)
     if taken is not None:
-        raise ValueError(f"{named}{folder}: {taken} is a file: name a folder")
+        where = "" if taken == folder else f": {taken}"
+        raise ValueError(f"{named}{folder}{where} is a file: name a folder")
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
