@@ -82,7 +82,7 @@ def kill_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """The records of a run without what a clock says."""
-    clocks = ("timing_", "perf/time", "perf/throughput", "time")
+    clocks = ("timing_", "perf/time", "perf/throughput", "perf/cores", "time")
     records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
     return [{key: value for key, value in record.items() if not key.startswith(clocks)} for record in records]
 

@@ -33,7 +33,7 @@ def start(run_overrides: Overrides, tiny_data: Path) -> Callable[..., Path]:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    clocks = ("timing_", "perf/time", "perf/throughput", "time")
+    clocks = ("timing_", "perf/time", "perf/throughput", "perf/cores", "time")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if not key.startswith(clocks)} for record in records]
 
