@@ -204,7 +204,7 @@ def test_debug_shows_where_an_error_of_the_system_came_from(monkeypatch: pytest.
     def fails(*_: object) -> None:
         raise OSError(errno.EACCES, "Permission denied", "/x")
 
-    monkeypatch.setattr("gspo.observe.report.build_report", fails)
+    monkeypatch.setattr("gspo.commands.report.read_curves", fails)
     with pytest.raises(PermissionError):
         main(["--debug", "report", "x"])
 

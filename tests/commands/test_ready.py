@@ -16,7 +16,7 @@ import gspo
 from gspo.commands.ready import require_packages, writable
 from gspo.shell import pip_install
 
-HEAVY = ("torch", "transformers", "pyarrow", "pandas", "numpy", "plotly", "rich", "openai", "datasets", "tensorboard")
+HEAVY = ("torch", "transformers", "pyarrow", "pandas", "numpy", "rich", "openai", "datasets", "tensorboard")
 _DATA = ("pyarrow", "numpy")
 COMMANDS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "--help": (["--help"], 0, ()),
@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no data file": (["train", "actor_rollout_ref.model.path=m", "data.train_files=gone.parquet"], 1, ()),
     "no data file to evaluate on": (["eval", "m", "--data", "gone.parquet"], 1, ()),
     "questions": (["data", "jsonl", "questions.jsonl", "--out", "x.parquet"], 0, _DATA),
-    "no run to report": (["report", "gone"], 1, ("numpy", "plotly")),
+    "no run to report": (["report", "gone"], 1, ("numpy", "rich")),
 }
 
 

@@ -162,7 +162,10 @@ def test_the_command_prints_what_is_named_or_set(
     [
         ("trianer", ["trianer", "did you mean trainer?"]),
         ("actor_rollout_ref.actor.optm", ["actor_rollout_ref.actor.optm", "actor_rollout_ref.actor.optim"]),
-        ("actor_rollout_ref.actor.strategy", ["actor_rollout_ref.actor.strategy", "no effect here"]),
+        (
+            "actor_rollout_ref.actor.strategy",
+            ["actor_rollout_ref.actor.strategy", "no value of its own here", "each process holds the whole model"],
+        ),
     ],
 )
 def test_a_section_that_there_is_not(name: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
         ([f"{ROLLOUT}.top_p=1.5"], f"{ROLLOUT}.top_p=1.5 is too large: set it to 1 or less"),
         (
             [f"{ACTOR}.loss_agg_mode=mean"],
-            f"{ACTOR}.loss_agg_mode=mean is not one of token-mean, seq-mean-token-sum, seq-mean-token-mean, "
+            f"{ACTOR}.loss_agg_mode=mean is not one of token-mean, token-sum, seq-mean-token-sum, seq-mean-token-mean, "
             "seq-mean-token-sum-norm",
         ),
         (
