@@ -596,7 +596,7 @@ def broken(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, con
     assert names(output.err, "every optimizer step of the actor", f"{ACTOR}.optim.lr")
     told = [line for line in output.out.splitlines() if "a gradient was NaN or infinite" in line]
     assert len(told) == 1
-    assert told[0].startswith("a gradient was NaN or infinite in step 1: its optimizer step was left out")
+    assert told[0].startswith("warning, step 1: a gradient was NaN or infinite, and its optimizer step was left out")
 
 
 def test_debug_shows_the_traceback(run_overrides: Callable[..., list[str]]) -> None:

@@ -93,7 +93,9 @@ def test_a_clip_range_is_judged_by_what_the_loss_declares() -> None:
 
     narrow, wide = f"{ACTOR}.clip_ratio=3e-4", f"{ACTOR}.clip_ratio=0.3"
     assert about_the_clip("tokens") == about_the_clip("sequences") == []
-    assert about_the_clip("tokens", wide) == about_the_clip("sequences", narrow) == []
+    assert about_the_clip("tokens", wide) == about_the_clip("sequences", f"{ACTOR}.clip_ratio=0.02") == []
+    (notice,) = about_the_clip("sequences", narrow)
+    assert notice.endswith(f"far below 0.05 / 0.05. Leave {ACTOR}.clip_ratio* out for those")
     assert about_the_clip("tokens", narrow) == [
         "clip range 0.0003 / 0.0003 with policy_loss=tokens clips almost every token: it is made for sequence ratios. "
         f"Set {ACTOR}.clip_ratio=0.2, or sequence_clip=True where tokens is registered"

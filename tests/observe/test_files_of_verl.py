@@ -65,7 +65,7 @@ def test_the_page_is_written_beside_them(tmp_path: Path) -> None:
     page = build_report(file)
     assert page == tmp_path / "report.html"
     text = page.read_text()
-    assert "rose from 0.0750 to 0.975" in text
+    assert "rose from 0.075 to 0.975" in text
     assert "an answer" in text
 
 

@@ -76,6 +76,7 @@ def test_verls_command_trains(
     ]
     # What `python -m gspo.trainer.main_ppo` runs, without another start of torch.
     monkeypatch.setattr(sys, "argv", ["main_ppo", "--config-path", ".", "--config-name", "whole", *overrides, *small])
+    monkeypatch.delitem(sys.modules, "gspo.trainer.main_ppo", raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("gspo.trainer.main_ppo", run_name="__main__")
     assert ended.value.code == 0

@@ -157,7 +157,7 @@ def _opened(config: Config, given: Given) -> Iterator[Run]:
             take_step=work.take_step,
             validate=work.validate,
             say_once=frame.say_once,
-            watch=Watch(Facts.of(config)),
+            watch=Watch(Facts(lr=config.actor.optim.lr)),
             callbacks=given.callbacks,
         )
         run.begin(frame.found)
