@@ -17,7 +17,7 @@ from gspo.config import Config, load_config, render
 from gspo.config.printing import shown
 from gspo.methods import Advantage, PolicyLoss, is_own, written_row
 
-__all__ = ["differences", "trained_otherwise", "write_config"]
+__all__ = ["differences", "trained_otherwise", "write_config", "write_methods"]
 
 _CONFIG, _METHODS = "config.yaml", "methods.json"
 _RECORD = re.compile(r"config-until-step-(\d+)\.yaml")
@@ -56,13 +56,21 @@ def write_config(folder: Path, config: Config, step: int | None) -> list[str]:
             if at > step:
                 record.rename(_free(folder, f"config-until-step-{at}.given-up"))
     replace_text(file, render(config))
+    return lines
+
+
+def write_methods(folder: Path, config: Config) -> None:
+    """Writes what a loss or an advantage of the user's own declares, where the run has one.
+
+    Raises:
+        CheckpointError: the disk does not take it.
+    """
     rows: dict[str, PolicyLoss | Advantage] = {"policy_loss": config.loss_facts, "advantage": config.advantage_facts}
     own = {kind: written_row(row) for kind, row in rows.items() if is_own(row)}
     if own:
         replace_text(folder / _METHODS, json.dumps(own, indent=2) + "\n")
     else:
         (folder / _METHODS).unlink(missing_ok=True)
-    return lines
 
 
 def _keep_earlier(folder: Path, config: Config, step: int) -> list[str]:

@@ -29,7 +29,7 @@ from gspo.observe.jsonl import read_jsonl
 from gspo.rollout import RolloutEngine
 from gspo.trainer.critics import Critic, Schedule, Stats
 from gspo.trainer.preparation import Reference
-from gspo.trainer.records import trained_otherwise, write_config
+from gspo.trainer.records import trained_otherwise, write_config, write_methods
 from gspo.trainer.trained import Actor
 from gspo.world import World, is_main
 
@@ -253,4 +253,6 @@ class TrainRun(Run):
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """See `Run.begin`; the engine then has the policy's weights, also an engine that keeps its own copy."""
         super().begin(checkpoint)
+        if is_main(self.world) and self.step < self.total_steps:
+            write_methods(self.folder, self.config)
         self.engine.load_weights(self.actor.policy, self.step)
