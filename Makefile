@@ -9,13 +9,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off
 
-.PHONY: help quickstart gad-quickstart test test-verl lint docs clean
+.PHONY: help quickstart gad-quickstart test test-slow test-verl lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  train a small model in about two minutes (SEED=1)"
 	@echo "make gad-quickstart  distil a teacher that can only be read, in a few minutes (SEED=1)"
 	@echo "make test        lint, types and tests (WORKERS=2 processes)"
+	@echo "make test-slow   the tests that take longest: whole runs, killed, resumed and compared"
 	@echo "make test-verl   tests of the plugin for verl, in .venv-verl with verl"
 	@echo "make lint        ruff and mypy only"
 	@echo "make docs        write docs/config.md from the config schema"
@@ -44,7 +45,10 @@ lint: $(READY)
 
 # Two cores are used better by two processes of one thread each than by one process of two threads.
 test: lint
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS)
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(READY)
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 # verl takes other versions of transformers than the newest, so that it has an environment of its own.
 VERL_BIN := .venv-verl/bin

@@ -390,6 +390,7 @@ def test_what_a_run_left(settings: dict[str, Any], rows: list[dict[str, Any]], t
         gspo.load_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_public_names_are_loaded_when_they_are_used() -> None:
     program = (
         "import sys, gspo\n"

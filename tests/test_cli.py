@@ -91,6 +91,7 @@ def test_the_guides_blocks_train(
     assert_trained(tmp_path / "run", n)
 
 
+@pytest.mark.slow
 def test_the_guides_command_trains_in_a_process_of_its_own(small: list[str], tmp_path: Path) -> None:
     words = shlex.split(GSPO_COMMAND.replace("\\\n", " "))
     assert words[:3] == ["python", "-m", "gspo.trainer.main_ppo"]
@@ -110,6 +111,7 @@ def test_the_guides_command_trains_in_a_process_of_its_own(small: list[str], tmp
     assert_trained(tmp_path / "run", 8)
 
 
+@pytest.mark.slow
 def test_the_guides_command_in_this_process_is_the_same_run(small: list[str], tmp_path: Path) -> None:
     words = shlex.split(GSPO_COMMAND.replace("\\\n", " "))
     assert main(["train", *words[3:], *small]) == 0

@@ -25,6 +25,8 @@ from gspo.observe.jsonl import read_jsonl
 from gspo.trainer import train
 from gspo.trainer.sft import sft
 
+pytestmark = pytest.mark.slow
+
 _EXAMPLE = Path(__file__).parent.parent / "examples" / "gspo_in_one_file.py"
 _ACTOR = "actor_rollout_ref.actor"
 
@@ -228,7 +230,6 @@ def test_an_example_trains(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert "clip 0.1 / 0.3, seq-mean-token-mean" in printed
 
 
-@pytest.mark.slow
 def test_training_from_objects_in_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load_example("train_from_python").main(["--steps", "1", "--supervised-steps", "3", "--out", str(tmp_path)])
     assert "held-out accuracy" in capsys.readouterr().out

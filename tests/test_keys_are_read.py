@@ -96,6 +96,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "sft", "eval"])
 def test_the_readers_of_a_key_are_those_that_read_it(
     command: str,

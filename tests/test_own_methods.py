@@ -294,6 +294,7 @@ def guide() -> tuple[str, list[str], str]:
     return file, command.split(), script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["command", "script"])
 def test_the_guide_of_a_loss_of_ones_own_is_true(way: str, run_overrides: Overrides, tmp_path: Path) -> None:
     file, command, script = guide()

@@ -14,6 +14,8 @@ from gspo.cli import main
 from gspo.commands.compare import make_jobs, parse_variant
 from gspo.config import Config, ConfigError, render
 
+pytestmark = pytest.mark.slow
+
 Overrides = Callable[..., list[str]]
 LOSS = "actor_rollout_ref.actor.policy_loss"
 # The comparison names each run's folder.

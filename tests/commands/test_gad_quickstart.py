@@ -13,6 +13,8 @@ from gspo.cli import main
 from gspo.config import Config, load_config
 from gspo.observe.jsonl import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "trainer.total_training_steps=3",
     "trainer.critic_warmup=1",

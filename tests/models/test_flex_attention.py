@@ -119,6 +119,7 @@ def test_who_sees_whom() -> None:
             assert bool(sees(none, none, torch.tensor(i), torch.tensor(j))) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gradients_on_a_cpu")
 def test_compiled_once_it_serves_rows_of_any_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for a GPU, with gradients, down to where kernels would be made."""

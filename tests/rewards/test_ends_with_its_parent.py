@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Holds the interpreter's lock, in a process that it starts too: neither answers to anything but a kill.
 HANGS = """
 import os, subprocess, sys, time

@@ -20,6 +20,8 @@ from gspo.cli import main
 from gspo.config import load_config
 from gspo.models import processor_files
 
+pytestmark = pytest.mark.slow
+
 Overrides = Callable[..., list[str]]
 
 KINDS = {

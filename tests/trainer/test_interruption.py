@@ -28,6 +28,8 @@ from gspo.signals import Stopped, handled, is_importing
 from gspo.trainer import assembly
 from gspo.trainer.validation import Validation
 
+pytestmark = pytest.mark.slow
+
 Overrides = Callable[..., list[str]]
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -74,7 +76,6 @@ def until_step(folder: Path, step: int) -> None:
     raise AssertionError(f"the run in {folder} has not come to step {step}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
     number: signal.Signals, code: int, start: Start, tmp_path: Path
@@ -94,7 +95,6 @@ def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
     assert not (tmp_path / "run" / "huggingface").exists()
 
 
-@pytest.mark.slow
 def test_a_second_one_leaves_at_once_and_says_that_nothing_was_saved(start: Start, tmp_path: Path) -> None:
     process = start(env={**os.environ, "SECONDS_A_SCORE": "0.5"})
     until_step(tmp_path / "run", 1)
@@ -109,7 +109,6 @@ def test_a_second_one_leaves_at_once_and_says_that_nothing_was_saved(start: Star
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_a_terminal_that_is_closed(start: Start, tmp_path: Path) -> None:
     main_end, terminal = pty.openpty()
     process = start(
@@ -128,7 +127,6 @@ def test_a_terminal_that_is_closed(start: Start, tmp_path: Path) -> None:
     assert load_checkpoint(checkpoint).step >= 1
 
 
-@pytest.mark.slow
 def test_the_cursor_comes_back_where_it_leaves_at_once(start: Start, tmp_path: Path) -> None:
     main_end, terminal = pty.openpty()
     process = start(
@@ -166,7 +164,6 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wait", [0.3, 0.8, 1.5])
 def test_ctrl_c_in_the_first_seconds_is_one_line(wait: float, start: Start) -> None:
     process = start()

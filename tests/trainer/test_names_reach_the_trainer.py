@@ -28,6 +28,8 @@ from gspo.trainer.policy_update import loss_mask, loss_settings
 from gspo.trainer.preparation import correct_rollout
 from gspo.world import Alone
 
+pytestmark = pytest.mark.slow
+
 Overrides = Callable[..., list[str]]
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_loss.py"
 OUTCOME_ESTIMATORS = [name for name, row in ADVANTAGES.items() if not row.needs_values]

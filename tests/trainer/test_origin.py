@@ -20,6 +20,8 @@ from gspo.config import ConfigError, load_config
 from gspo.models.scratch import make_model_folder
 from gspo.trainer import origin, train
 
+pytestmark = pytest.mark.slow
+
 Overrides = Callable[..., list[str]]
 _DATED = "Today is {{ strftime_now('%d %B %Y, %H:%M') }}. {% for m in messages %}{{ m['content'] }}{% endfor %}"
 

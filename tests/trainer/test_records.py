@@ -23,6 +23,8 @@ from gspo.observe import tensorboard
 from gspo.observe.jsonl import write_line
 from gspo.trainer import trained
 
+pytestmark = pytest.mark.slow
+
 Overrides = Callable[..., list[str]]
 Start = Callable[..., int]
 

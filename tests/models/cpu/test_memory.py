@@ -39,6 +39,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
 def test_a_freed_tensor_is_used_again_without_a_page_fault() -> None:
     usual = faults("leave")
