@@ -10,7 +10,7 @@ from typing import Any
 
 from gspo.config.paths import expanded
 from gspo.config.secrets import masked_text
-from gspo.observe.report import Variant, build_comparison, build_report, print_comparison, read_curves
+from gspo.observe.report import Variant, build_comparison, print_comparison, read_curves, write_report
 from gspo.observe.report.run import Run
 
 __all__ = ["differences", "names_of", "report_command"]
@@ -27,12 +27,12 @@ def report_command(args: argparse.Namespace) -> int:
     runs = {name: read_curves(folder) for name, folder in zip(names, folders, strict=True)}
     for line in (line for run in runs.values() for line in run.damage):
         print(f"gspo: note: {line}", file=sys.stderr)
-    first = runs[names[0]].folder
+    first = runs[names[0]]
     if len(runs) > 1:
-        return _compare(runs, first / "compare.html" if args.out is None else expanded(args.out, "--out"))
+        return _compare(runs, first.folder / "compare.html" if args.out is None else expanded(args.out, "--out"))
     if args.out is not None:
-        raise ValueError(f"--out names the page of several runs; the report of one is {first / 'report.html'}")
-    print(build_report(folders[0]))
+        raise ValueError(f"--out names the page of several runs; the report of one is {first.folder / 'report.html'}")
+    print(write_report(first))
     return 0
 
 

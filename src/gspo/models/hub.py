@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 
+from gspo.config.texts import first_line
 from gspo.shell import environment_command
 
 __all__ = ["HubError", "require_hub"]
@@ -53,7 +54,7 @@ def require_hub(name: str) -> None:
         offline = "HF_HUB_OFFLINE=1 takes the copy in the cache" if _cached(name) else no_copy
         raise HubError(
             f"there is no folder {name} here, and the hub, {constants.ENDPOINT}, does not answer "
-            f"({_first_line(error)}): give the folder of a model, as in ./{Path(name).name}; {offline}"
+            f"({first_line(error)}): give the folder of a model, as in ./{Path(name).name}; {offline}"
         ) from error
     if (problem := reply.headers.get("X-Error-Code")) in _CLOSED and not _cached(name):
         raise HubError(
@@ -68,7 +69,3 @@ def _cached(name: str) -> bool:
 
 def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

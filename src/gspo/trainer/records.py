@@ -15,6 +15,7 @@ from typing import Any
 from gspo.checkpoint import replace_text
 from gspo.config import Config, load_config, render
 from gspo.config.printing import shown
+from gspo.config.texts import first_line
 from gspo.methods import Advantage, PolicyLoss, is_own, written_row
 
 __all__ = ["differences", "trained_otherwise", "write_config", "write_methods"]
@@ -82,7 +83,7 @@ def _keep_earlier(folder: Path, config: Config, step: int) -> list[str]:
     except ValueError as error:
         aside = _free(folder, "config-unreadable")
         before.rename(aside)
-        return [f"{before} could not be read ({_first_line(error)}); it is kept in {aside.name}"]
+        return [f"{before} could not be read ({first_line(error)}); it is kept in {aside.name}"]
     if not changed:
         return []
     kept = folder / f"config-until-step-{step}.yaml"
@@ -118,7 +119,7 @@ def differences(folder: Path, config: Config, objects: Collection[str] = ()) -> 
     try:
         changed = _changes(file, config)
     except (ValueError, OSError) as error:
-        return {_CONFIG: f"{file} cannot be read: {_first_line(error)}"}
+        return {_CONFIG: f"{file} cannot be read: {first_line(error)}"}
     return {
         key: line
         for key, line in changed.items()
@@ -167,7 +168,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         return {prefix.removesuffix("."): tree}
     return {name: value for key, child in tree.items() for name, value in _flat(child, f"{prefix}{key}.").items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,36 +37,20 @@ class PairLoss:
     metrics: dict[str, float]
 
 
-def pair_loss(
-    student_scores: Tensor,
-    teacher_scores: Tensor,
-    group_index: Tensor,
-    *,
-    temperature: float = 1.0,
-    margin: float = 0.0,
-    score_l2: float = 0.0,
-    label_smoothing: float = 0.0,
-) -> PairLoss:
+def pair_loss(student_scores: Tensor, teacher_scores: Tensor, group_index: Tensor, **settings: Any) -> PairLoss:
     """`gspo.algorithms.compute_discriminator_loss` of scores, with its derivatives by the scores.
 
     Args:
         student_scores: one for each response of the student. (responses,)
         teacher_scores: one for each prompt. (prompts,)
         group_index: which prompt a response belongs to. (responses,)
-        temperature: see `compute_discriminator_loss`, as the others.
+        settings: temperature, margin, score_l2 and label_smoothing of `compute_discriminator_loss`.
     """
     students = student_scores.detach().double().requires_grad_()
     teachers = teacher_scores.detach().double().requires_grad_()
     every = torch.ones(len(students), 1, dtype=torch.bool)
     loss, stats = compute_discriminator_loss(
-        students[:, None],
-        teachers[group_index][:, None],
-        every,
-        every,
-        temperature=temperature,
-        margin=margin,
-        score_l2=score_l2,
-        label_smoothing=label_smoothing,
+        students[:, None], teachers[group_index][:, None], every, every, **settings
     )
     by_student, by_teacher = torch.autograd.grad(loss, (students, teachers))
     return PairLoss(loss.item(), by_student.float(), by_teacher.float(), to_floats(stats))

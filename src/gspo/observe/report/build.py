@@ -18,7 +18,7 @@ from gspo.observe.report.readings import Verdict, read_run
 from gspo.observe.report.run import Curve, Run
 from gspo.observe.sparkline import duration
 
-__all__ = ["build_report", "render_page"]
+__all__ = ["build_report", "render_page", "write_report"]
 
 _ACTOR = "actor_rollout_ref.actor"
 
@@ -33,7 +33,11 @@ def build_report(run_dir: str | Path) -> Path:
     Raises:
         ValueError: the folder has no `metrics.jsonl`, or its config cannot be read.
     """
-    run = read_curves(Path(run_dir))
+    return write_report(read_curves(Path(run_dir)))
+
+
+def write_report(run: Run) -> Path:
+    """Writes the report of a run that has been read into its folder, and returns its path."""
     findings = find(run)
     verdicts = read_run(run, findings)
     groups = chart_groups(run)
